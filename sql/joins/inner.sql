@@ -1,0 +1,15 @@
+-- Inner join of a stream with a table: the airlines' names. The table is listed anew for every batch.
+
+CREATE UNBOUNDED EXTERNAL TABLE flights (sched_dep TIMESTAMP, dep_delay INT, carrier STRING, flight INT)
+STORED AS JSON LOCATION 'sql/data/flights/' OPTIONS ('orderBy' 'path', 'maxFilesPerTrigger' '4');
+
+CREATE EXTERNAL TABLE airlines STORED AS CSV LOCATION 'sql/data/airlines.csv' OPTIONS ('format.has_header' 'true');
+
+CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');
+
+CREATE FLOW inner_join OUTPUT MODE append TRIGGER AVAILABLE NOW
+AS INSERT INTO answer
+SELECT f.sched_dep, a.name, f.flight, f.dep_delay
+FROM STREAM flights AS f
+JOIN airlines AS a ON f.carrier = a.carrier
+WHERE f.dep_delay >= 240;

@@ -1,0 +1,125 @@
+//! Where things lie in a checkpoint directory, and which sets of files belong to a whole one.
+
+use crate::error::{Error, Result};
+use crate::storage::DurableStore;
+
+pub(crate) const METADATA: &str = "metadata";
+pub(crate) const RUNS: &str = "runs";
+pub(crate) const OFFSETS: &str = "offsets";
+pub(crate) const COMMITS: &str = "commits";
+pub(crate) const STATE: &str = "state";
+
+/// How often the logs are listed before a set of files that does not fit is believed: an earlier run may still be
+/// finishing its last step.
+const ATTEMPTS: usize = 5;
+
+/// The folder of a source's journal.
+pub(crate) fn journal(source: usize) -> String {
+    format!("sources/{source}")
+}
+
+/// The batch ids that are names in `folder`, in order.
+pub(crate) async fn batch_ids(store: &dyn DurableStore, folder: &str) -> Result<Vec<i64>> {
+    let mut ids: Vec<i64> = store.list(folder).await?.iter().filter_map(|name| name.parse().ok()).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Checks that the logs are whole.
+///
+/// # Errors
+/// `CheckpointCorrupt` that names the missing file and what to do.
+pub(crate) async fn verify(store: &dyn DurableStore) -> Result<()> {
+    let location = store.location();
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        // Commits first: every commit in this list has its offsets in the next one.
+        let commits = batch_ids(store, COMMITS).await?;
+        let offsets = batch_ids(store, OFFSETS).await?;
+        match check(location.trim_end_matches('/'), &offsets, &commits) {
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(_) => tokio::task::yield_now().await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Checks that no id is missing between the first and the last.
+pub(crate) fn check_gaps(location: &str, folder: &str, ids: &[i64]) -> Result<()> {
+    for pair in ids.windows(2) {
+        let missing = pair[0] + 1;
+        if pair[1] != missing {
+            return Err(Error::corrupt(format!(
+                "{location}/{folder}/{missing} is missing, though {folder}/{} and {folder}/{} are there; {}",
+                pair[0],
+                pair[1],
+                restore_or_rewind(pair[0])
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What helps when a file is gone or bad that batch `to` does not need.
+pub(crate) fn restore_or_rewind(to: i64) -> String {
+    if to < 0 {
+        return "restore it from a copy, or start with a new checkpoint".to_string();
+    }
+    format!("restore it from a copy, or go back with `millstream checkpoint rewind --to {to}`")
+}
+
+fn check(location: &str, offsets: &[i64], commits: &[i64]) -> Result<()> {
+    check_gaps(location, OFFSETS, offsets)?;
+    check_gaps(location, COMMITS, commits)?;
+    let planned = offsets.last().copied().unwrap_or(-1);
+    let decided = commits.last().copied().unwrap_or(-1);
+    if decided > planned {
+        return Err(Error::corrupt(format!(
+            "{location}/{OFFSETS}/{decided} is missing, though {COMMITS}/{decided} is there; {}",
+            restore_or_rewind(decided - 1)
+        )));
+    }
+    if planned - decided > 1 {
+        return Err(Error::corrupt(format!(
+            "{location}/{COMMITS}/{} is missing, though {OFFSETS}/{planned} is there; {}",
+            planned - 1,
+            restore_or_rewind(decided)
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_a_crash_can_leave_is_whole() {
+        for (offsets, commits) in [
+            (vec![], vec![]),
+            (vec![0], vec![]),
+            (vec![0], vec![0]),
+            (vec![0, 1], vec![0]),
+            (vec![5, 6, 7], vec![3, 4, 5, 6]), // purged: offsets before commits, or the other way round
+            (vec![3, 4, 5], vec![5]),
+        ] {
+            check("q", &offsets, &commits).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_no_crash_leaves_is_corrupt() {
+        for (offsets, commits, missing) in [
+            (vec![0, 2], vec![0, 1], "q/offsets/1"),
+            (vec![0, 1, 2], vec![0, 2], "q/commits/1"),
+            (vec![0, 1, 2], vec![0, 1, 2, 3], "q/offsets/3"),
+            (vec![0, 1, 2], vec![0], "q/commits/1"),
+            (vec![], vec![0], "q/offsets/0"),
+            (vec![7], vec![], "q/commits/6"),
+        ] {
+            let error = check("q", &offsets, &commits).unwrap_err();
+            assert!(error.message().starts_with(missing), "{error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One lane's half of the aggregate: what came is merged with what is remembered, what expired leaves, the change is
+//! durable before any row is handed on, and the output mode says which rows those are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::{concat, filter};
+use datafusion::common::Result as PlanResult;
+
+use super::AggregateSpec;
+use super::partial::PartialStates;
+use crate::operator::batch_context::BatchContext;
+use crate::operator::event_time::{EventKey, TIMELESS, window_array};
+use crate::sink::OutputMode;
+use crate::state::{KeyedTables, LaneStore, keyless_lane};
+
+/// Rows of one table on their way out: keys and states, not yet evaluated.
+struct Leaving {
+    table: i64,
+    keys: Vec<ArrayRef>,
+    states: Vec<ArrayRef>,
+    rows: usize,
+}
+
+/// Runs one batch of one lane. State is durable (not yet current) when the rows are returned.
+pub(super) async fn run_lane(
+    spec: &AggregateSpec,
+    batch: &BatchContext,
+    lane: usize,
+    came: Vec<PartialStates>,
+) -> PlanResult<Vec<RecordBatch>> {
+    let store = Arc::clone(&batch.state.stores[spec.operator][lane]);
+    let mut store = store.lock().await;
+    let started_ms = batch.clock.now_ms();
+    let mut lane_work = Lane { spec, widths: widths(spec)?, updated: 0, removed: 0 };
+
+    let touched = lane_work.merge_all(&mut store.tables, came, lane == keyless_lane(batch.state.lanes))?;
+    let merged_ms = batch.clock.now_ms();
+    let expired = match batch.mode {
+        OutputMode::Complete => Vec::new(),
+        _ => lane_work.evict(&mut store.tables, batch.watermarks[spec.operator].eviction_us)?,
+    };
+    let leaving = match batch.mode {
+        OutputMode::Append => expired,
+        OutputMode::Update => touched,
+        OutputMode::Complete => lane_work.everything(&store.tables)?,
+    };
+    let evicted_ms = batch.clock.now_ms();
+    commit(spec, batch, lane, &mut store).await?;
+    {
+        let mut report = batch.report();
+        let report = &mut report.operators[spec.operator];
+        report.rows_total += store.tables.row_count() as u64;
+        report.memory_bytes += store.tables.memory_bytes() as u64;
+        report.rows_updated += lane_work.updated as u64;
+        report.rows_removed += lane_work.removed as u64;
+        report.updates_ms += (merged_ms - started_ms).max(0) as u64;
+        report.removals_ms += (evicted_ms - merged_ms).max(0) as u64;
+        report.commit_ms += (batch.clock.now_ms() - evicted_ms).max(0) as u64;
+        report.files.insert(lane, store.files().to_vec());
+    }
+    drop(store);
+    leaving.into_iter().map(|rows| lane_work.output(rows)).collect()
+}
+
+async fn commit(spec: &AggregateSpec, batch: &BatchContext, lane: usize, store: &mut LaneStore) -> PlanResult<()> {
+    let version = batch.batch_id + 1;
+    store.commit(batch.state.store.as_ref(), version, batch.run).await.map_err(|e| {
+        e.context(format!("state of operator {} in lane {lane}", spec.operator))
+    })?;
+    Ok(())
+}
+
+fn widths(spec: &AggregateSpec) -> PlanResult<Vec<usize>> {
+    spec.functions.iter().map(|f| Ok(f.state_fields()?.len())).collect()
+}
+
+struct Lane<'a> {
+    spec: &'a AggregateSpec,
+    /// How many state columns each function has.
+    widths: Vec<usize>,
+    updated: usize,
+    removed: usize,
+}
+
+impl Lane<'_> {
+    /// Merges what came into the tables, and returns the groups that were touched with their new states.
+    fn merge_all(&mut self, tables: &mut KeyedTables, came: Vec<PartialStates>, keyless_lane: bool) -> PlanResult<Vec<Leaving>> {
+        let mut by_table: BTreeMap<i64, Vec<PartialStates>> = BTreeMap::new();
+        for states in came {
+            by_table.entry(states.table).or_default().push(states);
+        }
+        // Without keys there is one row always, even before any input, and every batch writes it again.
+        if self.spec.is_global() && keyless_lane {
+            by_table.entry(0).or_default();
+        }
+        by_table.into_iter().map(|(table, came)| self.merge_table(tables, table, came)).collect()
+    }
+
+    fn merge_table(&mut self, tables: &mut KeyedTables, table: i64, mut came: Vec<PartialStates>) -> PlanResult<Leaving> {
+        if came.is_empty() {
+            came.push(PartialStates { table, keys: Vec::new(), states: self.no_rows()?, rows: 1 });
+        }
+        let came_keys = concat_columns(came.iter().map(|c| c.keys.as_slice()))?;
+        let came_states = concat_columns(came.iter().map(|c| c.states.as_slice()))?;
+        let rows: usize = came.iter().map(|c| c.rows).sum();
+        let groups = tables.intern(table, &came_keys, rows)?;
+
+        // Groups of the table become dense numbers of this merge, in order of arrival.
+        let mut dense: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut touched: Vec<usize> = Vec::new();
+        let mut first_rows: Vec<bool> = Vec::with_capacity(rows);
+        let places: Vec<usize> = groups
+            .iter()
+            .map(|group| {
+                let next = touched.len();
+                let place = *dense.entry(*group).or_insert(next);
+                first_rows.push(place == next);
+                if place == next {
+                    touched.push(*group);
+                }
+                place
+            })
+            .collect();
+
+        let (present, old) = tables.values(table, &touched)?;
+        let states = if present.is_empty() && touched.len() == rows {
+            came_states
+        } else {
+            let mut accumulators = self.spec.accumulators()?;
+            if !present.is_empty() {
+                accumulators.merge(&old, &present, touched.len(), &self.widths)?;
+            }
+            accumulators.merge(&came_states, &places, touched.len(), &self.widths)?;
+            accumulators.state()?
+        };
+        let first_rows = BooleanArray::from(first_rows);
+        let keys: Vec<ArrayRef> = came_keys.iter().map(|k| filter(k, &first_rows)).collect::<Result<_, _>>()?;
+        self.updated += touched.len();
+        tables.put(table, &touched, keys.clone(), states.clone())?;
+        Ok(Leaving { table, keys, states, rows: touched.len() })
+    }
+
+    /// The state of the one group before any row.
+    fn no_rows(&self) -> PlanResult<Vec<ArrayRef>> {
+        let mut accumulators = self.spec.accumulators()?;
+        for (accumulator, function) in accumulators.0.iter_mut().zip(&self.spec.functions) {
+            let empty: Vec<ArrayRef> = function
+                .state_fields()?
+                .iter()
+                .map(|f| datafusion::arrow::array::new_empty_array(f.data_type()))
+                .collect();
+            accumulator.merge_batch(&empty, &[], 1)?;
+        }
+        accumulators.state()
+    }
+
+    /// Takes out what has expired.
+    fn evict(&mut self, tables: &mut KeyedTables, watermark_us: Option<i64>) -> PlanResult<Vec<Leaving>> {
+        let (Some(key), Some(watermark_us), true) = (self.spec.event_key, watermark_us, self.spec.watermarked) else {
+            return Ok(Vec::new());
+        };
+        let mut gone = Vec::new();
+        // Tables are in the order in which they expire, those that never do first.
+        let mut next = tables.first_table_after(TIMELESS);
+        while let Some(table) = next {
+            next = tables.first_table_after(table);
+            match key.expired(table, watermark_us) {
+                Some(false) => break,
+                Some(true) => {
+                    let (keys, states, rows) = tables.scan(table)?;
+                    tables.drop_table(table);
+                    gone.push(Leaving { table, keys, states, rows });
+                }
+                None => gone.extend(self.evict_some(tables, table, &key, watermark_us)?),
+            }
+        }
+        self.removed += gone.iter().map(|g| g.rows).sum::<usize>();
+        Ok(gone)
+    }
+
+    /// The watermark stands inside this bucket: its rows are judged one by one.
+    fn evict_some(&self, tables: &mut KeyedTables, table: i64, key: &EventKey, watermark_us: i64) -> PlanResult<Option<Leaving>> {
+        let (keys, states, _) = tables.scan(table)?;
+        let expiry = key.expiry(&keys[key.index()])?;
+        let expired: BooleanArray = expiry.iter().map(|t| Some(t.is_some_and(|t| t <= watermark_us))).collect();
+        if expired.true_count() == 0 {
+            return Ok(None);
+        }
+        tables.remove(table, &expired)?;
+        let pick = |columns: Vec<ArrayRef>| columns.iter().map(|c| filter(c, &expired)).collect::<Result<Vec<_>, _>>();
+        Ok(Some(Leaving { table, keys: pick(keys)?, states: pick(states)?, rows: expired.true_count() }))
+    }
+
+    fn everything(&self, tables: &KeyedTables) -> PlanResult<Vec<Leaving>> {
+        let scan = |table: i64| {
+            let (keys, states, rows) = tables.scan(table)?;
+            Ok(Leaving { table, keys, states, rows })
+        };
+        tables.table_ids().into_iter().map(scan).collect()
+    }
+
+    /// Evaluates what leaves: group columns, the grouping id if any, then the functions' results.
+    fn output(&self, leaving: Leaving) -> PlanResult<RecordBatch> {
+        let mut accumulators = self.spec.accumulators()?;
+        let groups: Vec<usize> = (0..leaving.rows).collect();
+        accumulators.merge(&leaving.states, &groups, leaving.rows, &self.widths)?;
+        let mut keys = leaving.keys.into_iter();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.spec.schema.fields().len());
+        for index in 0..self.spec.groups.len() {
+            match self.spec.event_key {
+                Some(EventKey::Window(window_index, window)) if window_index == index => {
+                    columns.push(window_array(leaving.table, window.size_us, leaving.rows));
+                }
+                _ => columns.extend(keys.next()),
+            }
+        }
+        columns.extend(keys);
+        columns.extend(accumulators.evaluate()?);
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.spec.schema),
+            columns,
+            &datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(leaving.rows)),
+        )?)
+    }
+}
+
+fn concat_columns<'a>(pieces: impl Iterator<Item = &'a [ArrayRef]> + Clone) -> PlanResult<Vec<ArrayRef>> {
+    let width = pieces.clone().next().map_or(0, <[ArrayRef]>::len);
+    (0..width)
+        .map(|column| {
+            let parts: Vec<&dyn Array> = pieces.clone().map(|p| p[column].as_ref()).collect();
+            if let [only] = pieces.clone().collect::<Vec<_>>().as_slice() {
+                return Ok(Arc::clone(&only[column]));
+            }
+            Ok(concat(&parts)?)
+        })
+        .collect()
+}

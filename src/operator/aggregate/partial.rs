@@ -1,0 +1,325 @@
+//! One batch's rows of one partition, aggregated into fresh tables; late rows are dropped and counted here, each row
+//! once, before anything is aggregated.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array,
+};
+use datafusion::arrow::compute::{cast, take};
+use datafusion::common::Result as PlanResult;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::EmitTo;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use futures::TryStreamExt;
+
+use super::{Accumulators, AggregateSpec, each_partition, grouping_id};
+use crate::operator::batch_context::BatchContext;
+use crate::operator::event_time::{EventKey, TIMELESS};
+use crate::state::{key_groups, lane_of};
+
+/// States of some groups of one table, on their way to a lane.
+pub(super) struct PartialStates {
+    /// The state table they belong to.
+    pub(super) table: i64,
+    pub(super) keys: Vec<ArrayRef>,
+    pub(super) states: Vec<ArrayRef>,
+    pub(super) rows: usize,
+}
+
+/// What all partitions made, by lane.
+pub(super) struct Dealt(Mutex<Vec<Vec<PartialStates>>>);
+
+impl Dealt {
+    /// Takes a lane's part, in the order of the partitions it came from.
+    pub(super) fn take(&self, lane: usize) -> Vec<PartialStates> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)[lane])
+    }
+}
+
+/// Aggregates every partition of `input` and deals the states to the lanes.
+pub(super) async fn aggregate_all(
+    spec: Arc<AggregateSpec>,
+    input: Arc<dyn ExecutionPlan>,
+    batch: Arc<BatchContext>,
+    context: Arc<TaskContext>,
+) -> PlanResult<Dealt> {
+    let lanes = batch.state.lanes;
+    let per_partition = each_partition(input, context, |rows| {
+        let (spec, batch) = (Arc::clone(&spec), Arc::clone(&batch));
+        aggregate_partition(spec, batch, rows)
+    })
+    .await?;
+    let mut dealt: Vec<Vec<PartialStates>> = (0..lanes).map(|_| Vec::new()).collect();
+    for states in per_partition.into_iter().flatten() {
+        deal(states, &mut dealt)?;
+    }
+    Ok(Dealt(Mutex::new(dealt)))
+}
+
+fn deal(states: PartialStates, lanes: &mut [Vec<PartialStates>]) -> PlanResult<()> {
+    if lanes.len() == 1 {
+        lanes[0].push(states);
+        return Ok(());
+    }
+    let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
+    for (row, group) in key_groups(&states.keys, states.rows)?.into_iter().enumerate() {
+        rows_of[lane_of(group, lanes.len())].push(row as u32);
+    }
+    for (lane, rows) in rows_of.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+        let rows = UInt32Array::from(rows);
+        lanes[lane].push(PartialStates {
+            table: states.table,
+            keys: take_all(&states.keys, &rows)?,
+            states: take_all(&states.states, &rows)?,
+            rows: rows.len(),
+        });
+    }
+    Ok(())
+}
+
+fn take_all(columns: &[ArrayRef], rows: &UInt32Array) -> PlanResult<Vec<ArrayRef>> {
+    columns.iter().map(|c| Ok(take(c, rows, None)?)).collect()
+}
+
+async fn aggregate_partition(
+    spec: Arc<AggregateSpec>,
+    batch: Arc<BatchContext>,
+    mut rows: SendableRecordBatchStream,
+) -> PlanResult<Vec<PartialStates>> {
+    let late_us = batch.watermarks[spec.operator].late_us.filter(|_| spec.watermarked);
+    let mut tables = FreshTables { spec: Arc::clone(&spec), late_us, tables: BTreeMap::new(), late: 0, timeless: 0 };
+    while let Some(rows) = rows.try_next().await? {
+        fail::fail_point!("operator.mid_batch");
+        tables.add(&rows)?;
+    }
+    {
+        let mut report = batch.report();
+        let report = &mut report.operators[spec.operator];
+        report.rows_dropped_late += tables.late;
+        report.rows_without_event_time += tables.timeless;
+    }
+    tables.finish()
+}
+
+/// The batch's groups, by pane or bucket.
+struct FreshTables {
+    spec: Arc<AggregateSpec>,
+    late_us: Option<i64>,
+    tables: BTreeMap<i64, FreshTable>,
+    late: u64,
+    timeless: u64,
+}
+
+struct FreshTable {
+    index: Option<Box<dyn GroupValues>>,
+    accumulators: Accumulators,
+    groups: Vec<usize>,
+}
+
+/// The columns that a batch of rows brings: evaluated once, then dealt to tables.
+struct Columns {
+    keys: Vec<ArrayRef>,
+    arguments: Vec<Vec<ArrayRef>>,
+    filters: Vec<Option<BooleanArray>>,
+}
+
+impl FreshTables {
+    fn add(&mut self, rows: &RecordBatch) -> PlanResult<()> {
+        let count = rows.num_rows();
+        if count == 0 {
+            return Ok(());
+        }
+        let spec = Arc::clone(&self.spec);
+        let groups: Vec<ArrayRef> =
+            spec.groups.iter().map(|g| g.evaluate(rows)?.into_array(count)).collect::<PlanResult<_>>()?;
+        let columns = Columns {
+            keys: spec.key_indexes().map(|i| Arc::clone(&groups[i])).collect(),
+            arguments: arguments(&spec, rows)?,
+            filters: filters(&spec, rows)?,
+        };
+        match spec.event_key {
+            None => self.update(0, &columns, None),
+            Some(key) => {
+                for (table, rows) in self.tables_of(&key, &groups[key.index()])? {
+                    let all = rows.len() == count;
+                    self.update(table, &columns, (!all).then(|| UInt32Array::from(rows)).as_ref())?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Sorts row numbers by table, dropping and counting rows that are late or have no event time.
+    fn tables_of(&mut self, key: &EventKey, column: &ArrayRef) -> PlanResult<BTreeMap<i64, Vec<u32>>> {
+        let mut by_table: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        let tables = key.tables(column)?;
+        let expiry = key.expiry(column)?;
+        let mut current: Option<(i64, Vec<u32>)> = None;
+        for (row, table) in tables.into_iter().enumerate() {
+            let Some(table) = table else {
+                self.timeless += 1;
+                // A window without a time is no window; a NULL time is a key like any other, but never expires.
+                if !matches!(key, EventKey::Window(..)) {
+                    by_table.entry(TIMELESS).or_default().push(row as u32);
+                }
+                continue;
+            };
+            let late = self.late_us.is_some_and(|watermark| match key {
+                EventKey::Window(_, window) => window.starts(table).next().is_some_and(|s| s + window.size_us <= watermark),
+                _ => expiry.value(row) <= watermark,
+            });
+            if late {
+                self.late += 1;
+                continue;
+            }
+            match &mut current {
+                Some((id, rows)) if *id == table => rows.push(row as u32),
+                _ => {
+                    if let Some((id, rows)) = current.replace((table, vec![row as u32])) {
+                        by_table.entry(id).or_default().extend(rows);
+                    }
+                }
+            }
+        }
+        if let Some((id, rows)) = current {
+            by_table.entry(id).or_default().extend(rows);
+        }
+        Ok(by_table)
+    }
+
+    fn update(&mut self, table: i64, columns: &Columns, rows: Option<&UInt32Array>) -> PlanResult<()> {
+        let spec = Arc::clone(&self.spec);
+        let table = match self.tables.entry(table) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(FreshTable::new(&spec)?),
+        };
+        let pick = |column: &ArrayRef| match rows {
+            Some(rows) => take(column, rows, None),
+            None => Ok(Arc::clone(column)),
+        };
+        let keys: Vec<ArrayRef> = columns.keys.iter().map(pick).collect::<Result<_, _>>()?;
+        let mut arguments: Vec<Vec<ArrayRef>> = Vec::with_capacity(columns.arguments.len());
+        for columns in &columns.arguments {
+            arguments.push(columns.iter().map(pick).collect::<Result<_, _>>()?);
+        }
+        let mut filters = Vec::with_capacity(columns.filters.len());
+        for filter in &columns.filters {
+            filters.push(match (filter, rows) {
+                (Some(filter), Some(rows)) => Some(take(filter, rows, None)?.as_boolean().clone()),
+                (filter, _) => filter.clone(),
+            });
+        }
+        let count = rows.map_or_else(|| columns.rows(), UInt32Array::len);
+        match &spec.grouping_sets {
+            None => table.update(&keys, &arguments, &filters, count),
+            Some((sets, id_field)) => {
+                for set in sets {
+                    let mut keys: Vec<ArrayRef> = spec
+                        .key_indexes()
+                        .zip(&keys)
+                        .map(|(i, k)| if set[i] { new_null_array(k.data_type(), count) } else { Arc::clone(k) })
+                        .collect();
+                    let id: ArrayRef = Arc::new(UInt64Array::from_value(grouping_id(set), count));
+                    keys.push(cast(&id, id_field.data_type())?);
+                    table.update(&keys, &arguments, &filters, count)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> PlanResult<Vec<PartialStates>> {
+        let mut all = Vec::new();
+        for (id, table) in self.tables {
+            let states = table.finish(id)?;
+            match self.spec.event_key {
+                // A pane's groups belong to every window over it that is not yet closed.
+                Some(EventKey::Window(_, window)) => {
+                    let open = |start: &i64| self.late_us.is_none_or(|w| start + window.size_us > w);
+                    all.extend(window.starts(id).filter(open).map(|start| PartialStates {
+                        table: start,
+                        keys: states.keys.clone(),
+                        states: states.states.clone(),
+                        rows: states.rows,
+                    }));
+                }
+                _ => all.push(states),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Columns {
+    fn rows(&self) -> usize {
+        self.keys.first().or_else(|| self.arguments.iter().flatten().next()).map_or(0, |c| c.len())
+    }
+}
+
+impl FreshTable {
+    fn new(spec: &AggregateSpec) -> PlanResult<Self> {
+        let fields = spec.key_fields();
+        let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(fields));
+        let index = if schema.fields().is_empty() { None } else { Some(new_group_values(schema, &GroupOrdering::None)?) };
+        Ok(Self { index, accumulators: spec.accumulators()?, groups: Vec::new() })
+    }
+
+    fn update(&mut self, keys: &[ArrayRef], arguments: &[Vec<ArrayRef>], filters: &[Option<BooleanArray>], rows: usize) -> PlanResult<()> {
+        let total = match &mut self.index {
+            Some(index) => {
+                index.intern(keys, &mut self.groups)?;
+                index.len()
+            }
+            None => {
+                self.groups.clear();
+                self.groups.resize(rows, 0);
+                1
+            }
+        };
+        for ((accumulator, arguments), filter) in self.accumulators.0.iter_mut().zip(arguments).zip(filters) {
+            accumulator.update_batch(arguments, &self.groups, filter.as_ref(), total)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, table: i64) -> PlanResult<PartialStates> {
+        let (keys, rows) = match &mut self.index {
+            Some(index) => {
+                let rows = index.len();
+                (index.emit(EmitTo::All)?, rows)
+            }
+            None => (Vec::new(), 1),
+        };
+        Ok(PartialStates { table, keys, states: self.accumulators.state()?, rows })
+    }
+}
+
+fn arguments(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Vec<ArrayRef>>> {
+    let count = rows.num_rows();
+    let mut all = Vec::with_capacity(spec.functions.len());
+    for function in &spec.functions {
+        let order_by = function.order_bys().iter().map(|sort| Arc::clone(&sort.expr));
+        let expressions = function.expressions().into_iter().chain(order_by);
+        let mut columns: Vec<ArrayRef> =
+            expressions.map(|e| e.evaluate(rows)?.into_array(count)).collect::<PlanResult<_>>()?;
+        if columns.is_empty() {
+            // count(*) may come without an argument; it still must know the number of rows.
+            columns.push(Arc::new(UInt8Array::from_value(1, count)));
+        }
+        all.push(columns);
+    }
+    Ok(all)
+}
+
+fn filters(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Option<BooleanArray>>> {
+    let evaluate = |filter: &Option<Arc<dyn datafusion::physical_plan::PhysicalExpr>>| {
+        let Some(filter) = filter else { return Ok(None) };
+        let mask = filter.evaluate(rows)?.into_array(rows.num_rows())?;
+        Ok(Some(mask.as_boolean().clone()))
+    };
+    spec.filters.iter().map(evaluate).collect()
+}

@@ -1,0 +1,82 @@
+//! What an operator's state means, as text to compare: a restart with another meaning is refused.
+//!
+//! Spark accepts sum → max, or a window of 20 s over the state of one of 10 s, and gives wrong rows. Here whatever
+//! decides what the state holds is in the fingerprint; filters, projections, names of tables, limits on rates, the
+//! trigger, the watermark's delay and the number of lanes are not.
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, Result as PlanResult};
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use serde_json::{Value, json};
+
+use super::nodes::{GlobalLimitNode, StatefulAggregateNode};
+use crate::error::{Error, Result};
+use crate::sink::OutputMode;
+
+/// Returns an aggregate's fingerprint.
+///
+/// # Errors
+/// As DataFusion's typing of expressions.
+pub fn aggregate(node: &StatefulAggregateNode, mode: OutputMode) -> PlanResult<Value> {
+    let schema = node.input.schema();
+    let typed = |expr: &Expr| -> PlanResult<String> { Ok(format!("{}: {}", bare(expr)?, expr.get_type(schema)?)) };
+    let list = |exprs: &[Expr]| exprs.iter().map(typed).collect::<PlanResult<Vec<_>>>();
+    Ok(json!({
+        "operator": "aggregate",
+        "keys": list(&node.groups)?,
+        "grouping sets": node.grouping_sets,
+        "functions": list(&node.aggregates)?,
+        "event time": node.event_key.map(|key| format!("{key:?}")),
+        "watermark": node.watermarked,
+        "keeps closed groups": mode == OutputMode::Complete,
+    }))
+}
+
+/// Returns a limit's fingerprint.
+pub fn limit(node: &GlobalLimitNode) -> Value {
+    json!({ "operator": "limit", "rows": node.fetch })
+}
+
+/// The expression without names of tables and outermost aliases.
+fn bare(expr: &Expr) -> PlanResult<String> {
+    let unqualified = expr.clone().unalias_nested().data.transform(|e| match e {
+        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(unqualified.data.to_string())
+}
+
+/// Compares what a checkpoint's operators were with what the query's are.
+///
+/// # Errors
+/// `CheckpointIncompatible` that says which operator's what changed from what to what.
+pub fn check_unchanged(before: &[Value], now: &[Value]) -> Result<()> {
+    let kinds = |all: &[Value]| {
+        let names: Vec<&str> = all.iter().map(|v| v["operator"].as_str().unwrap_or("?")).collect();
+        if names.is_empty() { "none".to_string() } else { names.join(", ") }
+    };
+    let remedy = "the old state cannot serve the new query: use a new checkpoint, or the old query";
+    if before.len() != now.len() {
+        return Err(Error::incompatible(format!(
+            "the stateful operators changed from ({}) to ({}); {remedy}",
+            kinds(before),
+            kinds(now)
+        )));
+    }
+    for (operator, (old, new)) in before.iter().zip(now).enumerate() {
+        let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { continue };
+        let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(*k)));
+        for key in keys {
+            let (was, is) = (old.get(key), new.get(key));
+            if was != is {
+                let show = |v: Option<&Value>| v.map_or("nothing".to_string(), ToString::to_string);
+                return Err(Error::incompatible(format!(
+                    "operator {operator}: {key} changed from {} to {}; {remedy}",
+                    show(was),
+                    show(is)
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! The analyzed plan becomes a streaming plan: sources, watermarks and stateful operators get their numbers, in the
+//! order of the text, and every shape is held against the output mode.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DataFusionError, JoinType, Result as PlanResult};
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::expr::GroupingSet;
+use datafusion::logical_expr::logical_plan::TableScanBuilder;
+use datafusion::logical_expr::utils::grouping_set_to_exprlist;
+use datafusion::logical_expr::{
+    Aggregate, Distinct, Expr, ExprSchemable, Extension, FetchType, Filter, LogicalPlan, SkipType,
+};
+use serde_json::Value;
+
+use super::event_column::{EventColumn, event_expr};
+use super::nodes::{GlobalLimitNode, StatefulAggregateNode, WatermarkNode, as_node};
+use super::output_mode::{Shape, check_aggregate, check_chain, check_join, check_node, check_shape, check_union};
+use super::stream_table::{BoundStream, StreamTable, is_streaming, scanned_stream};
+use super::window_function::{window_call, window_time};
+use super::{fingerprint, stream_plan::WatermarkPlan};
+use crate::error::{Error, Result};
+use crate::operator::event_time::EventKey;
+use crate::sink::OutputMode;
+
+/// What the walk over the plan finds.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// By source id.
+    pub sources: Vec<StreamTable>,
+    /// By watermark node.
+    pub watermarks: Vec<WatermarkPlan>,
+    /// By operator id: what its state means.
+    pub fingerprints: Vec<Value>,
+    /// By operator id: whether a batch without data is worth running for it when the watermark moved.
+    pub wants_no_data: Vec<bool>,
+    /// Whether the rows' order of arrival decides the answer.
+    pub order_matters: bool,
+    shape: Shape,
+}
+
+/// Puts each table's own watermark (WATERMARK FOR) above its scan, where the query did not name another.
+///
+/// # Errors
+/// As DataFusion's tree rewriting.
+pub fn add_table_watermarks(plan: LogicalPlan) -> PlanResult<LogicalPlan> {
+    plan.transform_up(|node| {
+        let Some(stream) = scanned_stream(&node) else { return Ok(Transformed::no(node)) };
+        let Some((column, delay_us)) = stream.watermark.clone() else { return Ok(Transformed::no(node)) };
+        let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
+        let plain = Arc::new(StreamTable { watermark: None, ..stream });
+        let bare = TableScanBuilder::new(scan.table_name.clone(), provider_as_source(plain))
+            .with_projection(scan.projection.clone())
+            .build()?;
+        let column = Column::new(Some(scan.table_name.clone()), column);
+        let input = LogicalPlan::TableScan(bare);
+        Ok(Transformed::yes(WatermarkNode { input, column, delay_us, node: None }.into_plan()))
+    })
+    .map(|t| t.data)
+}
+
+/// Rewrites the analyzed `plan` for streaming in `mode`.
+///
+/// # Errors
+/// `Unsupported` or `InvalidQuery` for what streams cannot do; the message names the operator and what would do.
+pub fn make_stateful(plan: LogicalPlan, mode: OutputMode) -> Result<(LogicalPlan, Found)> {
+    let mut found = Found::default();
+    if !is_streaming(&plan) {
+        return Err(Error::invalid_query(
+            "the query reads no stream: read one with STREAM t, or run the query as a batch (write_stream can be called only \
+             on a stream)",
+        ));
+    }
+    let rewritten = plan
+        .transform_up(|node| rewrite(node, mode, &mut found).map_err(DataFusionError::from))
+        .map_err(Error::from)?
+        .data;
+    check_shape(mode, &found.shape)?;
+    Ok((rewritten, found))
+}
+
+fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Transformed<LogicalPlan>> {
+    check_expressions(&plan)?;
+    if !is_streaming(&plan) {
+        // A watermark on a table that is not a stream has no effect, as in Spark.
+        return Ok(match as_node::<WatermarkNode>(&plan) {
+            Some(node) => Transformed::yes(node.input.clone()),
+            None => Transformed::no(plan),
+        });
+    }
+    check_node(&plan)?;
+    if let Some(stream) = scanned_stream(&plan) {
+        return bind(plan, stream, found).map(Transformed::yes);
+    }
+    if let Some(node) = as_node::<WatermarkNode>(&plan) {
+        return number_watermark(node.clone(), found).map(Transformed::yes);
+    }
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => {
+            let what = format!("the aggregation {}", names(&aggregate.aggr_expr));
+            stateful_aggregate(aggregate, mode, found, &what).map(Transformed::yes)
+        }
+        LogicalPlan::Distinct(Distinct::All(input)) => {
+            let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
+            let aggregate = Aggregate::try_new(input, columns, vec![])?;
+            stateful_aggregate(aggregate, mode, found, "SELECT DISTINCT").map(Transformed::yes)
+        }
+        LogicalPlan::Limit(limit) => {
+            if !matches!(limit.get_skip_type()?, SkipType::Literal(0)) {
+                return Err(Error::unsupported("OFFSET over a stream is not supported in any output mode; use LIMIT alone"));
+            }
+            found.shape.limited = true;
+            match (mode, limit.get_fetch_type()?) {
+                (OutputMode::Append, FetchType::Literal(Some(fetch))) => Ok(Transformed::yes(global_limit(limit.input.as_ref().clone(), fetch, found))),
+                (_, FetchType::Literal(_)) => Ok(Transformed::no(LogicalPlan::Limit(limit))),
+                (_, FetchType::UnsupportedExpr) => Err(Error::invalid_query("LIMIT takes a number")),
+            }
+        }
+        LogicalPlan::Sort(sort) => {
+            found.shape.sorted = true;
+            if !holds_aggregate(&sort.input) {
+                return Err(Error::unsupported(format!(
+                    "ORDER BY over a stream is not supported in {mode} mode: only over an aggregation in complete mode, since \
+                     rows that come later may sort before rows that have left"
+                )));
+            }
+            Ok(Transformed::no(LogicalPlan::Sort(sort)))
+        }
+        LogicalPlan::Join(join) => {
+            check_join(&join)?;
+            Ok(Transformed::yes(without_null_keys(join)?))
+        }
+        LogicalPlan::Union(union) => {
+            check_union(&union)?;
+            Ok(Transformed::no(LogicalPlan::Union(union)))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn names(exprs: &[Expr]) -> String {
+    exprs.iter().map(|e| e.schema_name().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A stream inside a sub-query expression would have to be read whole for one row.
+fn check_expressions(plan: &LogicalPlan) -> Result<()> {
+    for expr in plan.expressions() {
+        let mut streaming = false;
+        expr.apply(|e| {
+            let subquery = match e {
+                Expr::ScalarSubquery(s) => Some(s),
+                Expr::InSubquery(s) => Some(&s.subquery),
+                Expr::Exists(s) => Some(&s.subquery),
+                _ => None,
+            };
+            streaming |= subquery.is_some_and(|s| is_streaming(&s.subquery));
+            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        })?;
+        if streaming {
+            return Err(Error::unsupported(
+                "a stream inside a sub-query expression (IN, EXISTS or a scalar sub-query) is not supported in any output \
+                 mode: join with it instead",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn bind(plan: LogicalPlan, stream: StreamTable, found: &mut Found) -> Result<LogicalPlan> {
+    let LogicalPlan::TableScan(scan) = plan else { return Ok(plan) };
+    let bound = BoundStream { source: found.sources.len(), name: stream.name.clone(), schema: Arc::clone(&stream.schema) };
+    if let Some(name) = &stream.identified_by
+        && found.sources.iter().any(|s| s.identified_by.as_ref() == Some(name))
+    {
+        return Err(Error::invalid_query(format!("two streams are IDENTIFIED BY {name}: give each a name of its own")));
+    }
+    found.sources.push(stream);
+    let scan = TableScanBuilder::new(scan.table_name, provider_as_source(Arc::new(bound)))
+        .with_projection(scan.projection)
+        .build()?;
+    Ok(LogicalPlan::TableScan(scan))
+}
+
+fn number_watermark(mut node: WatermarkNode, found: &mut Found) -> Result<LogicalPlan> {
+    let (_, field) = node.input.schema().qualified_field_from_column(&node.column)?;
+    if !matches!(field.data_type(), DataType::Timestamp(..)) {
+        return Err(Error::invalid_query(format!(
+            "the watermark column {} must be a TIMESTAMP, it is {}: cast it, or use to_timestamp()",
+            node.column.name,
+            field.data_type()
+        )));
+    }
+    if watches_event_time(&node.input) {
+        return Err(Error::invalid_query(
+            "redefining a watermark is not allowed: the stream already has one; drop one of the two WATERMARK clauses",
+        ));
+    }
+    node.node = Some(found.watermarks.len());
+    found.watermarks.push(WatermarkPlan { column: node.column.name.clone(), delay_us: node.delay_us });
+    Ok(node.into_plan())
+}
+
+fn watches_event_time(plan: &LogicalPlan) -> bool {
+    as_node::<WatermarkNode>(plan).is_some() || plan.inputs().into_iter().any(watches_event_time)
+}
+
+fn holds_aggregate(plan: &LogicalPlan) -> bool {
+    as_node::<StatefulAggregateNode>(plan).is_some() || plan.inputs().into_iter().any(holds_aggregate)
+}
+
+fn stateful_aggregate(aggregate: Aggregate, mode: OutputMode, found: &mut Found, what: &str) -> Result<LogicalPlan> {
+    if holds_aggregate(&aggregate.input) {
+        check_chain(mode)?;
+    }
+    let groups: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
+    let grouping_sets = null_masks(&aggregate.group_expr, &groups);
+    let (event_key, watermarked, groups) = event_key(&aggregate.input, groups)?;
+    // A rolled-up group has no event time and would never close.
+    let watermarked = watermarked && grouping_sets.is_none();
+    check_aggregate(mode, watermarked, what)?;
+    found.order_matters |= aggregate.aggr_expr.iter().any(depends_on_order);
+    found.shape.aggregates += 1;
+    let node = StatefulAggregateNode {
+        operator: found.fingerprints.len(),
+        input: aggregate.input.as_ref().clone(),
+        groups,
+        grouping_sets,
+        aggregates: aggregate.aggr_expr,
+        event_key,
+        watermarked,
+        schema: aggregate.schema,
+    };
+    found.fingerprints.push(fingerprint::aggregate(&node, mode)?);
+    found.wants_no_data.push(mode != OutputMode::Complete);
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+fn null_masks(group_expr: &[Expr], groups: &[Expr]) -> Option<Vec<Vec<bool>>> {
+    let [Expr::GroupingSet(set)] = group_expr else { return None };
+    let mask = |kept: &[Expr]| groups.iter().map(|g| !kept.contains(g)).collect();
+    Some(match set {
+        GroupingSet::GroupingSets(sets) => sets.iter().map(|s| mask(s)).collect(),
+        GroupingSet::Rollup(exprs) => (0..=exprs.len()).rev().map(|n| mask(&exprs[..n])).collect(),
+        GroupingSet::Cube(exprs) => (0..1usize << exprs.len())
+            .map(|bits| {
+                let kept: Vec<Expr> = (0..exprs.len()).filter(|i| bits >> i & 1 == 0).map(|i| exprs[i].clone()).collect();
+                mask(&kept)
+            })
+            .collect(),
+    })
+}
+
+/// Finds the group expression that is an event time. A `window()` call is replaced by its time: the operator makes the
+/// windows itself.
+fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<EventKey>, bool, Vec<Expr>)> {
+    let calls: Vec<usize> = (0..groups.len()).filter(|i| window_call(&groups[*i]).is_some()).collect();
+    match calls.as_slice() {
+        [] => {}
+        [index] => {
+            let Some((time, spec)) = window_call(&groups[*index]) else {
+                return Err(Error::internal("a window call that is none"));
+            };
+            let key = EventKey::Window(*index, spec?);
+            let watermarked = event_expr(input, time).is_some();
+            let time = match time.get_type(input.schema())? {
+                DataType::Struct(_) => window_time(time.clone()),
+                _ => time.clone(),
+            };
+            groups[*index] = time;
+            return Ok((Some(key), watermarked, groups));
+        }
+        _ => return Err(Error::unsupported("several window() calls in one GROUP BY are not supported; use one")),
+    }
+    // Of a window's start and end the end is named first in neither SQL nor Spark: any of them closes the group.
+    let traced = groups.iter().enumerate().filter_map(|(i, g)| Some((i, event_expr(input, g)?)));
+    let key = traced.min_by_key(|(_, column)| matches!(column, EventColumn::Time { after_us } if *after_us > 0)).map(|(index, column)| match column {
+        EventColumn::Time { after_us } => EventKey::Time { index, after_us },
+        EventColumn::Window { .. } => EventKey::WindowColumn(index),
+    });
+    Ok((key, key.is_some(), groups))
+}
+
+/// Functions whose answer depends on which row came first.
+fn depends_on_order(expr: &Expr) -> bool {
+    let mut depends = false;
+    let visited = expr.apply(|e| {
+        if let Expr::AggregateFunction(call) = e {
+            depends |= matches!(
+                call.func.name(),
+                "first_value" | "last_value" | "first" | "last" | "any_value" | "nth_value" | "array_agg" | "collect_list"
+                    | "collect_set" | "string_agg" | "max_by" | "min_by"
+            );
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    });
+    depends && visited.is_ok()
+}
+
+fn global_limit(input: LogicalPlan, fetch: usize, found: &mut Found) -> LogicalPlan {
+    let node = GlobalLimitNode { operator: found.fingerprints.len(), input, fetch: fetch as u64 };
+    found.fingerprints.push(fingerprint::limit(&node));
+    found.wants_no_data.push(false);
+    found.order_matters = true;
+    LogicalPlan::Extension(Extension { node: Arc::new(node) })
+}
+
+/// An inner or semi join drops rows whose key is NULL; as in Spark it does so below the watermark, so that such a row
+/// does not move it.
+fn without_null_keys(mut join: datafusion::logical_expr::Join) -> Result<LogicalPlan> {
+    let drops_nulls = |left_side: bool| match join.join_type {
+        JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => true,
+        JoinType::Left => !left_side,
+        JoinType::Right => left_side,
+        _ => false,
+    };
+    let (from_left, from_right) = (drops_nulls(true), drops_nulls(false));
+    if join.null_equality == datafusion::common::NullEquality::NullEqualsNothing {
+        if from_left && is_streaming(&join.left) {
+            let keys = join.on.iter().map(|(l, _)| l.clone());
+            join.left = Arc::new(not_null(&join.left, keys)?);
+        }
+        if from_right && is_streaming(&join.right) {
+            let keys = join.on.iter().map(|(_, r)| r.clone());
+            join.right = Arc::new(not_null(&join.right, keys)?);
+        }
+    }
+    Ok(LogicalPlan::Join(join))
+}
+
+fn not_null(input: &Arc<LogicalPlan>, keys: impl Iterator<Item = Expr>) -> Result<LogicalPlan> {
+    match datafusion::logical_expr::utils::conjunction(keys.map(Expr::is_not_null)) {
+        Some(predicate) => Ok(LogicalPlan::Filter(Filter::try_new(predicate, Arc::clone(input))?)),
+        None => Ok(input.as_ref().clone()),
+    }
+}

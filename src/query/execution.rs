@@ -1,0 +1,218 @@
+//! One run of one query: what is planned next, when, and until when.
+//!
+//! [`Execution::run`] is the loop over triggers; a trigger runs at most one micro-batch ([`super::micro_batch`]).
+//! An `Execution` is made by recovery ([`super::recovery`]), which leaves it where the last run ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{FutureExt, select_all};
+use tokio::sync::watch;
+
+use super::progress::Durations;
+use super::streaming_query::QueryShared;
+use super::trigger::Trigger;
+use super::watermark::{WatermarkPolicy, WatermarkTracker};
+use crate::checkpoint::{Checkpoint, OffsetEntry, SourceOffsets};
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::operator::StateLanes;
+use crate::plan::StreamPlan;
+use crate::sink::{OutputMode, Sink};
+use crate::source::{Offset, ReadLimit, Source, Split};
+
+/// How often sources that cannot tell of news are asked, at first and at most.
+const POLL_MIN: Duration = Duration::from_millis(10);
+const POLL_MAX: Duration = Duration::from_millis(250);
+
+/// Settings of a query that are not of its plan.
+#[derive(Debug, Clone)]
+pub struct QuerySettings {
+    /// Whether a batch without data runs when the watermark moved (`noDataMicroBatches`).
+    pub no_data_batches: bool,
+    /// How watermarks of several sources combine (`multipleWatermarkPolicy`). A checkpoint keeps its first.
+    pub watermark_policy: WatermarkPolicy,
+    /// How many decided batches the logs keep (`minBatchesToRetain`).
+    pub min_batches_to_retain: u64,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// One run of one query.
+pub struct Execution {
+    pub(super) shared: Arc<QueryShared>,
+    pub(super) plan: StreamPlan,
+    pub(super) settings: QuerySettings,
+    pub(super) trigger: Trigger,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) sources: Vec<Arc<dyn Source>>,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) state: Arc<StateLanes>,
+    pub(super) tracker: WatermarkTracker,
+    /// By source: where the last batch ended.
+    pub(super) offsets: Vec<Option<Offset>>,
+    pub(super) next_batch_id: i64,
+    /// What the last batch ran with; `None` before the first.
+    pub(super) last_watermark_ms: Option<i64>,
+    /// A batch whose offsets are logged and which is not decided.
+    pub(super) undecided: Option<OffsetEntry>,
+    pub(super) last_trigger_ms: Option<i64>,
+}
+
+/// What a batch reads: its log entry, and by source its splits.
+pub(super) struct PlannedBatch {
+    pub(super) entry: OffsetEntry,
+    pub(super) splits: Vec<Vec<Split>>,
+    /// Whether the entry is in the log already.
+    pub(super) logged: bool,
+}
+
+impl Execution {
+    /// Runs triggers until the query ends by itself, is stopped, or fails.
+    ///
+    /// # Errors
+    /// Whatever ends the query; what was decided stays decided.
+    pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        if self.trigger == Trigger::AvailableNow {
+            for source in &self.sources {
+                source.fix_end().await?;
+            }
+        }
+        let mut pause = POLL_MIN;
+        while !*stop.borrow() {
+            let triggered_ms = self.settings.clock.now_ms();
+            let ran = self.trigger_once().await?;
+            match self.trigger {
+                Trigger::Once => return Ok(()),
+                Trigger::AvailableNow if !ran => return Ok(()),
+                Trigger::AvailableNow => {}
+                Trigger::ProcessingTime(_) => {
+                    let wait = self.trigger.wait(triggered_ms, self.settings.clock.now_ms());
+                    let wait = if wait.is_zero() && !ran { POLL_MIN } else { wait };
+                    idle(wait, &mut stop).await;
+                }
+                Trigger::Unspecified if ran => pause = POLL_MIN,
+                Trigger::Unspecified => {
+                    let news = self.news();
+                    tokio::select! {
+                        () = news => pause = POLL_MIN,
+                        () = idle(pause, &mut stop) => pause = (pause * 2).min(POLL_MAX),
+                    }
+                }
+            }
+            // Let others of this runtime run, a batch with nothing to wait for included.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Closes sources and sink.
+    pub async fn close(&self) {
+        for source in &self.sources {
+            source.stop().await;
+        }
+        self.sink.stop().await;
+    }
+
+    /// Resolves when a source tells of news.
+    fn news(&self) -> impl Future<Output = ()> + use<> {
+        let waits: Vec<_> = self
+            .sources
+            .iter()
+            .map(|source| {
+                let source = Arc::clone(source);
+                async move { source.changed().await }.boxed()
+            })
+            .collect();
+        async move {
+            if waits.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            select_all(waits).await;
+        }
+    }
+
+    /// Runs one trigger; returns whether there was a batch to run.
+    async fn trigger_once(&mut self) -> Result<bool> {
+        self.shared.trigger_begins();
+        let mut durations = Durations::start(Arc::clone(&self.settings.clock));
+        let planned = durations.time(Durations::LATEST_OFFSET, self.plan_next()).await?;
+        let Some(batch) = planned else {
+            self.shared.trigger_found_nothing();
+            self.report_idle(durations);
+            return Ok(false);
+        };
+        self.run_batch(batch, durations).await?;
+        Ok(true)
+    }
+
+    /// Decides what the next batch reads, or that there is none.
+    async fn plan_next(&mut self) -> Result<Option<PlannedBatch>> {
+        fail::fail_point!("batch.before_plan");
+        if let Some(entry) = self.undecided.take() {
+            return Ok(Some(self.plan_again(entry).await?));
+        }
+        let limit = if self.trigger == Trigger::Once { ReadLimit::All } else { ReadLimit::Options };
+        let mut splits = Vec::with_capacity(self.sources.len());
+        let mut ranges = Vec::with_capacity(self.sources.len());
+        for (id, source) in self.sources.iter().enumerate() {
+            let start = self.offsets[id].clone();
+            let planned = source.plan(start.as_ref(), limit).await?;
+            let name = self.plan.sources[id].name.clone();
+            let end = planned.as_ref().map(|p| p.end.clone()).or_else(|| start.clone());
+            ranges.push(SourceOffsets { name, start, end });
+            splits.push(planned.map(|p| p.splits));
+        }
+        let new_data = splits.iter().any(Option::is_some);
+        if !new_data && !self.wants_no_data_batch() {
+            return Ok(None);
+        }
+        let entry = OffsetEntry {
+            batch_id: self.next_batch_id,
+            run: self.checkpoint.run().number(),
+            watermark_ms: self.tracker.global_ms(),
+            late_watermark_ms: self.last_watermark_ms.unwrap_or(0),
+            batch_timestamp_ms: self.settings.clock.now_ms(),
+            lanes: self.plan.lanes,
+            conf: self.pinned(),
+            sources: ranges,
+        };
+        let splits = splits.into_iter().map(Option::unwrap_or_default).collect();
+        Ok(Some(PlannedBatch { entry, splits, logged: false }))
+    }
+
+    /// A batch that died runs again over what its entry says.
+    async fn plan_again(&self, entry: OffsetEntry) -> Result<PlannedBatch> {
+        let mut splits = Vec::with_capacity(self.sources.len());
+        for (source, range) in self.sources.iter().zip(&entry.sources) {
+            splits.push(match &range.end {
+                Some(end) if range.start != range.end => source.replay(range.start.as_ref(), end).await?,
+                _ => Vec::new(),
+            });
+        }
+        Ok(PlannedBatch { entry, splits, logged: true })
+    }
+
+    /// A batch without data runs when the watermark has moved and an operator has use for it. Judged by what the logs
+    /// hold, so that a restart decides as an unbroken run would have.
+    fn wants_no_data_batch(&self) -> bool {
+        let moved = self.last_watermark_ms.is_some_and(|last| self.tracker.global_ms() > last);
+        self.settings.no_data_batches
+            && moved
+            && self.plan.mode != OutputMode::Complete
+            && self.plan.operators.iter().any(|o| o.wants_no_data)
+    }
+
+    fn pinned(&self) -> std::collections::BTreeMap<String, String> {
+        let policy = self.settings.watermark_policy.to_string();
+        std::collections::BTreeMap::from([(super::recovery::POLICY.to_string(), policy)])
+    }
+}
+
+/// Waits, but not past a stop.
+async fn idle(wait: Duration, stop: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        _ = stop.changed() => {}
+    }
+}

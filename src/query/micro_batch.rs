@@ -1,0 +1,179 @@
+//! THE PROTOCOL: one micro-batch, from offsets to published rows, in one straight line.
+//!
+//! | step | durable after it | a crash here |
+//! |---|---|---|
+//! | 1 plan | nothing of batch n | plans batch n afresh |
+//! | 2 offset log | `offsets/n` | runs n again: same rows, watermarks and time |
+//! | 3 run | – | ″ |
+//! | 4 state | deltas of this run, not current | ″ , they are discarded |
+//! | 5 sink prepares | staged output, unseen | ″ , it is discarded |
+//! | 6 watermark | – | ″ |
+//! | 7 commit log | `commits/n`: **decided** | publishes n, never runs it again |
+//! | 8 sink publishes | the rows are seen | publishing again changes nothing |
+//! | 9 sources are told | – | harmless |
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::{FutureExt, TryStreamExt};
+
+use super::execution::{Execution, PlannedBatch};
+use super::progress::Durations;
+use crate::checkpoint::{CommitEntry, OffsetEntry, StateFiles};
+use crate::error::{Error, Result};
+use crate::operator::aggregate::StatefulAggregateExec;
+use crate::operator::batch_context::{BatchContext, BatchInput, BatchReport};
+use crate::operator::watermark::WatermarkExec;
+use crate::operator::OperatorWatermarks;
+use crate::sink::{Prepared, SinkBatch};
+use crate::source::{Offset, Split};
+
+/// Batches that read less than this (bytes, or rows of a source that counts rows) run in one partition.
+const SMALL_BATCH: u64 = 256 * 1024;
+
+impl Execution {
+    /// Runs one planned micro-batch to its end.
+    pub(super) async fn run_batch(&mut self, batch: PlannedBatch, mut durations: Durations) -> Result<()> {
+        let PlannedBatch { entry, splits, logged } = batch;
+        let batch_id = entry.batch_id;
+        let step = |error: Error| error.context(format!("batch {batch_id}"));
+
+        // 1, 2: the plan is made; now it is durable.
+        if !logged {
+            self.checkpoint.run().check().await?;
+            durations.time(Durations::WAL_COMMIT, self.checkpoint.offset_log().add(&entry)).await.map_err(step)?;
+        }
+        // 3, 4, 5: rows flow; state and output become durable, neither current nor visible.
+        let context = Arc::new(self.context(&entry, splits.clone()));
+        let (prepared, report) = durations.time(Durations::ADD_BATCH, self.run_plan(&context, &splits)).await.map_err(step)?;
+        // 6: the watermark that the next batch runs with.
+        self.move_watermark(&report)?;
+        // 7: the decision.
+        self.checkpoint.run().check().await?;
+        let commit = self.commit_entry(&entry, &prepared, &report);
+        durations.time(Durations::COMMIT_OFFSETS, self.checkpoint.commit_log().add(&commit)).await.map_err(step)?;
+        // 8: what is decided becomes visible.
+        self.sink.publish(batch_id, &prepared.token).await.map_err(step)?;
+        // 9: what led here may be cleaned.
+        self.advance(&entry);
+        self.tell_sources().await;
+        self.purge(batch_id).await;
+        self.report_batch(&entry, &context, &report, &prepared, durations).await;
+        Ok(())
+    }
+
+    fn context(&self, entry: &OffsetEntry, splits: Vec<Vec<Split>>) -> BatchContext {
+        let us = |ms: i64| (ms > 0).then(|| ms.saturating_mul(1000));
+        let watermarks =
+            OperatorWatermarks { late_us: us(entry.late_watermark_ms), eviction_us: us(entry.watermark_ms) };
+        let inputs = self.sources.iter().zip(splits).map(|(source, splits)| BatchInput {
+            source: Arc::clone(source),
+            splits,
+            malformed_rows: Arc::default(),
+        });
+        self.plan.batch_time.set_ms(entry.batch_timestamp_ms);
+        BatchContext::new(
+            entry.batch_id,
+            self.checkpoint.run().number(),
+            self.plan.mode,
+            inputs.collect(),
+            vec![watermarks; self.plan.operators.len()],
+            self.plan.watermarks.len(),
+            Arc::clone(&self.state),
+            Arc::clone(&self.settings.clock),
+        )
+    }
+
+    /// Steps 3 to 5. A panic in an operator, function, source or sink ends the query like any error.
+    async fn run_plan(&self, context: &Arc<BatchContext>, splits: &[Vec<Split>]) -> Result<(Prepared, BatchReport)> {
+        let weight: u64 = splits.iter().flatten().map(|s| s.weight).sum();
+        let plan = reset_plan_states(Arc::clone(self.plan.physical(weight < SMALL_BATCH)))?;
+        let config = self.plan.state.config().clone().with_extension(Arc::clone(context));
+        let task = Arc::new(TaskContext::from(&self.plan.state).with_session_config(config));
+        let work = async {
+            let partitions = plan.output_partitioning().partition_count();
+            let streams = (0..partitions).map(|p| plan.execute(p, Arc::clone(&task)));
+            let batch = SinkBatch {
+                batch_id: context.batch_id,
+                run: context.run,
+                mode: context.mode,
+                schema: Arc::clone(&self.plan.schema),
+                partitions: streams.collect::<datafusion::common::Result<_>>()?,
+            };
+            let prepared = self.sink.prepare(batch).await?;
+            finish_unread(&plan, context, &task).await?;
+            fail::fail_point!("state.all_deltas_written");
+            Ok::<_, Error>(prepared)
+        };
+        let prepared = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Error::internal(format!("an operator, function, source or sink panicked: {said}")))
+        })?;
+        let report = context.report().clone();
+        Ok((prepared, report))
+    }
+
+    fn move_watermark(&mut self, report: &BatchReport) -> Result<()> {
+        let seen: Vec<Option<i64>> =
+            report.event_times.iter().map(|t| (t.count > 0).then_some(t.max_ms)).collect();
+        let delays: Vec<i64> = self.plan.watermarks.iter().map(|w| w.delay_us / 1000).collect();
+        self.tracker.update(&seen, &delays)
+    }
+
+    fn commit_entry(&self, entry: &OffsetEntry, prepared: &Prepared, report: &BatchReport) -> CommitEntry {
+        let state = report.operators.iter().enumerate().map(|(operator, report)| StateFiles {
+            operator,
+            version: entry.batch_id + 1,
+            files: report.files.values().flatten().cloned().collect(),
+        });
+        CommitEntry {
+            batch_id: entry.batch_id,
+            run: self.checkpoint.run().number(),
+            lanes: self.state.lanes,
+            watermark: self.tracker.state(),
+            state: state.collect(),
+            sink: prepared.token.clone(),
+            fingerprint: self.plan.operators.iter().map(|o| o.fingerprint.clone()).collect(),
+        }
+    }
+
+    fn advance(&mut self, entry: &OffsetEntry) {
+        self.offsets = entry.sources.iter().map(|s| s.end.clone()).collect();
+        self.next_batch_id = entry.batch_id + 1;
+        self.last_watermark_ms = Some(entry.watermark_ms);
+    }
+
+    /// Best effort: what a source fails to clean, a later batch tells it to clean again.
+    pub(super) async fn tell_sources(&self) {
+        let ends: Vec<Option<Offset>> = self.offsets.clone();
+        for (source, end) in self.sources.iter().zip(ends) {
+            if let Some(end) = end
+                && let Err(error) = source.commit(&end).await
+            {
+                tracing::warn!(source = source.description(), %error, "a source could not clean what was read");
+            }
+        }
+        fail::fail_point!("source.commit");
+    }
+}
+
+/// Runs what nobody above asked for: a join with an empty table may never look at the stream, but the stream's
+/// watermark and the state below the join must move on all the same.
+async fn finish_unread(plan: &Arc<dyn ExecutionPlan>, context: &Arc<BatchContext>, task: &Arc<TaskContext>) -> Result<()> {
+    let mut pending = vec![Arc::clone(plan)];
+    while let Some(node) = pending.pop() {
+        let counts = node.is::<WatermarkExec>() || node.is::<StatefulAggregateExec>();
+        if counts {
+            for partition in context.unread(&node) {
+                let mut rows = node.execute(partition, Arc::clone(task))?;
+                while rows.try_next().await?.is_some() {}
+            }
+        }
+        pending.extend(node.children().into_iter().map(Arc::clone));
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! One running query: the micro-batch protocol, recovery, triggers, watermarks and what is told about them.
+
+pub mod execution;
+pub mod listener;
+pub mod manager;
+mod micro_batch;
+pub mod progress;
+mod purge;
+mod recovery;
+mod report;
+pub mod streaming_query;
+pub mod trigger;
+pub mod watermark;
+
+pub use execution::{Execution, QuerySettings};
+pub use manager::StreamingQueryManager;
+pub use streaming_query::StreamingQuery;
+pub use trigger::Trigger;

@@ -1,0 +1,166 @@
+//! Where the last run ended, from what is durable: the logs decide, everything else follows them.
+//!
+//! A decided batch is published again and never run again. An undecided one is run again as its entry says, on the
+//! state of the last commit; what it left behind is removed. Recovery may itself die and be done again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::execution::{Execution, QuerySettings};
+use super::purge::remove_strangers;
+use super::streaming_query::QueryShared;
+use super::trigger::Trigger;
+use super::watermark::WatermarkTracker;
+use crate::checkpoint::{Checkpoint, CommitEntry, OffsetEntry};
+use crate::error::{Error, Result};
+use crate::operator::StateLanes;
+use crate::plan::StreamPlan;
+use crate::plan::fingerprint::check_unchanged;
+use crate::sink::{Sink, SinkContext};
+use crate::source::{Offset, Source, SourceContext, SourceSpec};
+use crate::state::LaneStore;
+
+/// The pinned name of the watermark policy.
+pub(super) const POLICY: &str = "multipleWatermarkPolicy";
+
+impl Execution {
+    /// Opens `plan` on `checkpoint` and leaves it where the last run ended, or at the beginning.
+    ///
+    /// # Errors
+    /// `CheckpointIncompatible` where the checkpoint is another query's, saying what changed; `CheckpointCorrupt`
+    /// where a file is missing or altered; and what sources and sink say when they are opened.
+    pub(super) async fn recover(
+        shared: Arc<QueryShared>,
+        plan: StreamPlan,
+        mut settings: QuerySettings,
+        trigger: Trigger,
+        checkpoint: Checkpoint,
+        sink: Arc<dyn Sink>,
+    ) -> Result<Self> {
+        let commit = checkpoint.commit_log().latest().await?;
+        let entries = retained_offsets(&checkpoint).await?;
+        let latest = entries.last().cloned();
+        if let Some(commit) = &commit {
+            let before: Vec<Value> = commit.fingerprint.as_array().cloned().unwrap_or_default();
+            let now: Vec<Value> = plan.operators.iter().map(|o| o.fingerprint.clone()).collect();
+            check_unchanged(&before, &now).map_err(|e| e.context(checkpoint.location()))?;
+        }
+        if let Some(policy) = latest.as_ref().and_then(|e| e.conf.get(POLICY)) {
+            settings.watermark_policy = policy.parse()?;
+        }
+        let mut tracker = WatermarkTracker::new(settings.watermark_policy);
+        if let Some(commit) = &commit {
+            tracker.restore(commit.watermark.clone())?;
+        }
+        remove_strangers(&checkpoint, commit.as_ref()).await?;
+        let state = Arc::new(load_state(&plan, &checkpoint, commit.as_ref()).await?);
+        fail::fail_point!("recovery.mid");
+
+        let next_batch_id = commit.as_ref().map_or(0, |c| c.batch_id + 1);
+        if let Some(commit) = &commit {
+            sink.publish(commit.batch_id, &commit.sink).await?;
+        }
+        sink.open(&SinkContext {
+            query_id: checkpoint.query_id().to_string(),
+            name: shared.name().to_string(),
+            run: checkpoint.run().number(),
+            next_batch_id,
+        })
+        .await?;
+
+        let by_name = source_order(&plan, latest.as_ref(), &checkpoint)?;
+        let sources = open_sources(&plan, &checkpoint, &entries, &settings).await?;
+        let decided = entries.iter().rfind(|e| e.batch_id < next_batch_id);
+        let ends = decided.map(|e| e.sources.iter().map(|s| (s.name.clone(), s.end.clone())).collect::<BTreeMap<_, _>>());
+        let offsets = plan.sources.iter().map(|s| ends.as_ref().and_then(|e| e.get(&s.name).cloned().flatten())).collect();
+        let undecided = latest.filter(|e| e.batch_id >= next_batch_id).map(|e| in_plan_order(e, &by_name));
+        Ok(Self {
+            shared,
+            offsets,
+            last_watermark_ms: decided.map(|e| e.watermark_ms),
+            plan,
+            settings,
+            trigger,
+            checkpoint,
+            sources,
+            sink,
+            state,
+            tracker,
+            next_batch_id,
+            undecided,
+            last_trigger_ms: None,
+        })
+    }
+}
+
+async fn retained_offsets(checkpoint: &Checkpoint) -> Result<Vec<OffsetEntry>> {
+    checkpoint.offset_log().entries_up_to(i64::MAX).await
+}
+
+async fn load_state(plan: &StreamPlan, checkpoint: &Checkpoint, commit: Option<&CommitEntry>) -> Result<StateLanes> {
+    let store = checkpoint.state();
+    let mut stores: Vec<Vec<_>> = plan.operators.iter().map(|_| Vec::new()).collect();
+    for lane in 0..plan.lanes {
+        for (operator, tables) in plan.empty_state()?.into_iter().enumerate() {
+            let mut lane_store = LaneStore::new(operator, lane, tables);
+            if let Some(commit) = commit {
+                let listed = commit.state.iter().filter(|s| s.operator == operator).flat_map(|s| s.files.clone());
+                let files: Vec<_> = listed.collect();
+                lane_store.load(store.as_ref(), &files, plan.lanes, commit.lanes).await?;
+            }
+            stores[operator].push(Arc::new(tokio::sync::Mutex::new(lane_store)));
+        }
+    }
+    Ok(StateLanes { lanes: plan.lanes, store, stores })
+}
+
+/// By source of the plan: its place in the log's entries.
+fn source_order(plan: &StreamPlan, latest: Option<&OffsetEntry>, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+    let Some(latest) = latest else { return Ok((0..plan.sources.len()).collect()) };
+    let logged: Vec<&str> = latest.sources.iter().map(|s| s.name.as_str()).collect();
+    let places: Option<Vec<usize>> =
+        plan.sources.iter().map(|s| logged.iter().position(|name| *name == s.name)).collect();
+    match places {
+        Some(places) if places.len() == logged.len() => Ok(places),
+        _ => {
+            let now: Vec<&str> = plan.sources.iter().map(|s| s.name.as_str()).collect();
+            Err(Error::incompatible(format!(
+                "{}: the checkpoint knows the sources ({}), the query reads ({}): the number and names of sources must not \
+                 change; use a new checkpoint, or the old query",
+                checkpoint.location(),
+                logged.join(", "),
+                now.join(", ")
+            )))
+        }
+    }
+}
+
+fn in_plan_order(mut entry: OffsetEntry, places: &[usize]) -> OffsetEntry {
+    entry.sources = places.iter().map(|place| entry.sources[*place].clone()).collect();
+    entry
+}
+
+async fn open_sources(
+    plan: &StreamPlan,
+    checkpoint: &Checkpoint,
+    entries: &[OffsetEntry],
+    settings: &QuerySettings,
+) -> Result<Vec<Arc<dyn Source>>> {
+    let mut sources = Vec::with_capacity(plan.sources.len());
+    for (id, source_plan) in plan.sources.iter().enumerate() {
+        let table = &source_plan.table;
+        let spec = SourceSpec { clock: Arc::clone(&settings.clock), ..table.spec.clone() };
+        let source = table.provider.create(&spec).await?;
+        if source.schema().fields() != table.schema.fields() {
+            return Err(Error::incompatible(format!("{}: its schema changed while the query was planned", table.name)));
+        }
+        let named = |e: &OffsetEntry| e.sources.iter().find(|s| s.name == source_plan.name).and_then(|s| s.end.clone());
+        let mut history: Vec<Offset> = entries.iter().filter_map(named).collect();
+        history.dedup();
+        source.open(SourceContext { journal: checkpoint.source_journal(id), history }).await?;
+        sources.push(source);
+    }
+    Ok(sources)
+}

@@ -1,0 +1,230 @@
+//! Names of staged and published files, and the step from one to the other.
+//!
+//! Guards that a published file is never replaced and never appears half, and that publishing can be done again: a
+//! file that already has its name is left alone, one that has neither name is an error.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::storage::manifest::ManifestFile;
+use crate::storage::{Link, failed, link_new, sync_dir};
+
+/// Where files wait for the decision, below the table's root.
+pub(super) const STAGING_FOLDER: &str = "_millstream/staging";
+
+/// How many threads sync files at once.
+const THREADS: usize = 8;
+
+/// What the commit log keeps of a batch for publishing it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Token {
+    #[serde(rename = "query")]
+    pub(super) query_id: String,
+    pub(super) files: Vec<StagedFile>,
+}
+
+/// A file that is durable and waits for the decision. Paths are relative to the table's root.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct StagedFile {
+    pub(super) part: usize,
+    pub(super) staged: String,
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) rows: u64,
+}
+
+impl StagedFile {
+    pub(super) fn published(&self) -> ManifestFile {
+        ManifestFile { path: self.path.clone(), size: self.size, rows: self.rows }
+    }
+}
+
+/// The names of one batch's files.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    short_id: String,
+    batch_id: i64,
+    run: u64,
+    extension: &'static str,
+}
+
+impl Names {
+    pub(super) fn new(query_id: &str, batch_id: i64, run: u64, extension: &'static str) -> Self {
+        Self { short_id: Self::short_id(query_id), batch_id, run, extension }
+    }
+
+    /// The eight characters that stand for a query in names: the first of its UUID.
+    pub(super) fn short_id(query_id: &str) -> String {
+        match query_id.get(..8) {
+            Some(short) if short.chars().all(|c| c.is_ascii_hexdigit()) => short.to_lowercase(),
+            _ => format!("{:08x}", crate::storage::checksum(query_id.as_bytes())),
+        }
+    }
+
+    pub(super) fn staging(&self, root: &Path) -> PathBuf {
+        root.join(STAGING_FOLDER)
+    }
+
+    pub(super) fn staged(&self, part: usize) -> String {
+        format!("{STAGING_FOLDER}/{}-{:05}-{}-{part}.staged", self.short_id, self.batch_id, self.run)
+    }
+
+    pub(super) fn published(&self, folder: &str, part: usize) -> String {
+        format!("{folder}part-{}-{:05}-{part}.{}", self.short_id, self.batch_id, self.extension)
+    }
+}
+
+/// Gives the staged files their names below `root`. Durable on return; done again, it changes nothing.
+pub(super) fn publish(root: &Path, files: &[StagedFile]) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    for file in files {
+        let target = root.join(&file.path);
+        let folder = target.parent().unwrap_or(root);
+        fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, error))?;
+        // Folders down to the file are synced whoever created them: an earlier run may have died before it could.
+        folders.extend(folder.ancestors().take_while(|above| above.starts_with(root)).map(Path::to_path_buf));
+        publish_one(&root.join(&file.staged), &target, file.size)?;
+        fail::fail_point!("sink.mid_publish");
+    }
+    let folders: Vec<PathBuf> = folders.into_iter().collect();
+    in_parallel(&folders, |folder| sync_dir(folder))?;
+    // Only now is no staged name needed any more.
+    for file in files {
+        let staged = root.join(&file.staged);
+        match fs::remove_file(&staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &staged, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn publish_one(staged: &Path, target: &Path, size: u64) -> Result<()> {
+    if let Some(found) = length(staged)? {
+        check_size(staged, found, size)?;
+        let link = link_new(staged, target)
+            .map_err(|error| failed(&format!("publish {} as", staged.display()), target, error))?;
+        if link != Link::Taken {
+            return Ok(());
+        }
+    }
+    match length(target)? {
+        Some(found) => check_size(target, found, size),
+        None => Err(Error::corrupt(format!(
+            "{} is neither staged ({}) nor published, though its batch is committed: restore it from a copy, or start \
+             with a new checkpoint and a new directory",
+            target.display(),
+            staged.display()
+        ))),
+    }
+}
+
+fn check_size(path: &Path, found: u64, expected: u64) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "{}: {expected} bytes were committed, {found} found: restore the file from a copy, or start with a new \
+         checkpoint and a new directory",
+        path.display()
+    )))
+}
+
+fn length(path: &Path) -> Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path, error)),
+    }
+}
+
+/// The short ids of all queries that files below `root` are named after, looking into partition folders.
+pub(super) fn published_queries(root: &Path) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("list", &folder, error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", &folder, error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(short_id) = query_of(&name) {
+                found.insert(short_id.to_string());
+            } else if name.contains('=') && entry.path().is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The query in `part-<query>-<batch>-<part>.<extension>`; `None` for a stranger's file.
+fn query_of(name: &str) -> Option<&str> {
+    let (stem, _) = name.strip_prefix("part-")?.split_once('.')?;
+    let mut words = stem.split('-');
+    let (short_id, batch_id, part) = (words.next()?, words.next()?, words.next()?);
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    let ours = short_id.len() == 8
+        && short_id.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && batch_id.len() >= 5
+        && is_number(batch_id)
+        && is_number(part)
+        && words.next().is_none();
+    ours.then_some(short_id)
+}
+
+/// Does `work` for every item on a few threads, and returns the first error.
+pub(super) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    if items.len() <= 1 {
+        return items.iter().try_for_each(work);
+    }
+    let share = items.len().div_ceil(THREADS);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            items.chunks(share).map(|items| scope.spawn(move || items.iter().try_for_each(work))).collect();
+        let mut outcome = Ok(());
+        for thread in threads {
+            let result = thread.join().unwrap_or_else(|_| Err(Error::internal("a thread that syncs files died")));
+            outcome = outcome.and(result);
+        }
+        outcome
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_and_say_whose_they_are() {
+        let names = Names::new("7A1B22CC-0000-4000-8000-000000000000", 12, 3, "parquet");
+        assert_eq!(names.published("origin=JFK/", 0), "origin=JFK/part-7a1b22cc-00012-0.parquet");
+        assert_eq!(names.staged(0), "_millstream/staging/7a1b22cc-00012-3-0.staged");
+        assert_eq!(query_of("part-7a1b22cc-00012-0.parquet"), Some("7a1b22cc"));
+        assert_eq!(query_of("part-00000-7a1b22cc-c000.snappy.parquet"), None);
+        assert_ne!(Names::short_id("query-a"), Names::short_id("query-b"));
+    }
+
+    #[test]
+    fn every_item_is_worked_on_and_an_error_is_told() {
+        let items: Vec<u32> = (0..100).collect();
+        let sum = std::sync::atomic::AtomicU32::new(0);
+        in_parallel(&items, |item| {
+            sum.fetch_add(*item, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(sum.into_inner(), 4950);
+        let error = in_parallel(&items, |item| if *item == 77 { Err(Error::unavailable("77")) } else { Ok(()) });
+        assert_eq!(error.unwrap_err().message(), "77");
+    }
+}

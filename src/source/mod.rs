@@ -1,0 +1,184 @@
+//! Replayable input, read by offsets.
+//!
+//! A source plans what the next micro-batch reads (an end offset and the [`Split`]s that lead to it), and reads a
+//! split when an operator asks. The engine writes the end offset to the offset log before anything is read, so that
+//! a batch that died runs again over exactly the same rows.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::options::Options;
+use crate::storage::DurableStore;
+
+pub mod file;
+pub mod journal;
+pub mod memory;
+pub mod rate;
+pub mod rate_micro_batch;
+pub mod socket;
+
+/// A position in a source: versioned JSON that only the source itself reads, but that a person can.
+pub type Offset = serde_json::Value;
+
+/// What one task reads: a file, a range of offsets. A description, never data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Split {
+    /// What to read, in the source's own words.
+    pub description: serde_json::Value,
+    /// How much that is (bytes or rows), to deal splits evenly to lanes.
+    pub weight: u64,
+}
+
+/// How much a micro-batch may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadLimit {
+    /// As the source's own options say (`maxFilesPerTrigger`, …).
+    Options,
+    /// Everything there is now (the trigger ONCE ignores rate limits).
+    All,
+}
+
+/// What the next micro-batch reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// The offset after the batch: what the offset log remembers.
+    pub end: Offset,
+    /// What leads there, in order of arrival.
+    pub splits: Vec<Split>,
+}
+
+/// What a source promises after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Any range of offsets can be read again.
+    Replayable,
+    /// What is read is written to a journal in the checkpoint before it is offered.
+    Journaled,
+    /// What was in flight is lost with the process.
+    Lossy,
+}
+
+/// What a source is given before its first batch.
+#[derive(Debug, Clone)]
+pub struct SourceContext {
+    /// Where the source may keep a journal: a directory of its own in the checkpoint.
+    pub journal: Arc<dyn DurableStore>,
+    /// The retained offsets of earlier batches, oldest first (those of a batch to be run again included).
+    pub history: Vec<Offset>,
+}
+
+/// How a split is to be read.
+#[derive(Debug, Clone)]
+pub struct ReadContext {
+    /// The columns wanted, by index into the source's schema and in this order; all of them where `None`.
+    pub projection: Option<Vec<usize>>,
+    /// The most rows a batch may have.
+    pub batch_size: usize,
+    /// Rows that were not of the declared shape and were dropped or nulled (modes DROPMALFORMED and PERMISSIVE).
+    pub malformed_rows: Arc<MalformedRows>,
+}
+
+/// A count of malformed rows, shared by the tasks that read one source in one batch.
+#[derive(Debug, Default)]
+pub struct MalformedRows(AtomicU64);
+
+impl MalformedRows {
+    /// Counts `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Returns the count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An unbounded table's input.
+///
+/// One source belongs to one place in one query: a self-join has two.
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Returns the schema of the rows.
+    fn schema(&self) -> SchemaRef;
+
+    /// Returns a line for progress reports, such as `FileStreamSource[file:///data/flights]`.
+    fn description(&self) -> String;
+
+    /// Returns what is promised after a crash.
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Replayable
+    }
+
+    /// Prepares for the first batch of a run; `context.history` tells what earlier runs read.
+    async fn open(&self, context: SourceContext) -> Result<()>;
+
+    /// Fixes the end that [`Source::plan`] never passes from now on: the trigger AVAILABLE NOW reads what is there
+    /// when it starts, and ends.
+    async fn fix_end(&self) -> Result<()>;
+
+    /// Plans what comes after `start` (`None`: from the beginning), or `None` where nothing is new.
+    async fn plan(&self, start: Option<&Offset>, limit: ReadLimit) -> Result<Option<Planned>>;
+
+    /// Plans the range after `start` up to `end` again, as it was: a batch that died runs again.
+    async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>>;
+
+    /// Reads one split. Rows come in order of arrival; the schema is the source's, projected.
+    fn read(&self, split: &Split, context: ReadContext) -> Result<SendableRecordBatchStream>;
+
+    /// Tells that the batch that ended at `end` is decided: what led there may be cleaned. May be told again.
+    async fn commit(&self, end: &Offset) -> Result<()>;
+
+    /// Returns the newest offset there is, for progress reports.
+    async fn latest(&self) -> Result<Option<Offset>> {
+        Ok(None)
+    }
+
+    /// Waits until something new may be there, where the source can tell; the engine polls the others.
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    /// Stops reading ahead and closes connections.
+    async fn stop(&self) {}
+}
+
+/// Everything that names a source: what `read_stream()` or a table's definition says.
+#[derive(Debug, Clone)]
+pub struct SourceSpec {
+    /// The format it was registered by, in lower case.
+    pub format: String,
+    /// The declared schema, if any.
+    pub schema: Option<SchemaRef>,
+    /// The path or LOCATION, if any.
+    pub path: Option<String>,
+    /// The options as given.
+    pub options: Options,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Makes sources of one format. An application registers its own by name.
+#[async_trait]
+pub trait SourceProvider: fmt::Debug + Send + Sync {
+    /// Returns the schema of the rows that a source made from `spec` gives, checking format and options.
+    ///
+    /// # Errors
+    /// `InvalidOption` for an unknown option or bad value; `InvalidQuery` where a schema is needed and not given;
+    /// `Unavailable` where the place does not exist.
+    async fn schema(&self, spec: &SourceSpec) -> Result<SchemaRef>;
+
+    /// Makes a source.
+    ///
+    /// # Errors
+    /// As [`SourceProvider::schema`].
+    async fn create(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>>;
+}

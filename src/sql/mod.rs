@@ -1,0 +1,17 @@
+//! SQL: text → statements.
+//!
+//! A script is split into pieces ([`script`]); each piece becomes one [`statement::Statement`]. On the way the tokens
+//! are rewritten once, so that stream relations, Flink's window table functions and Spark's intervals become what the
+//! SQL parser knows; positions survive, so that every error points at the line and column of the script. Planning
+//! what was parsed is another step's work.
+
+mod clause;
+mod create;
+pub mod data_type;
+pub mod interval;
+mod relation_tokens;
+pub mod script;
+pub mod statement;
+pub mod stream_relation;
+pub mod window_column;
+mod words;

@@ -1,0 +1,598 @@
+//! The token pass before parsing: stream relations, window table functions and intervals become what the SQL parser
+//! knows.
+//!
+//! It walks the tokens of one statement once, at every depth, and copies them, except
+//!
+//! - `STREAM t …`, and `x WATERMARK …` on a table, function or sub-query: a call of
+//!   [`STREAM_FUNCTION`], whose arguments hold the clauses;
+//! - `TUMBLE(TABLE t, …)`, `HOP(t, …)`: their table becomes `(SELECT * FROM t)`;
+//! - `INTERVAL 10 SECONDS`, `INTERVAL 1 HOUR 30 MINUTES`: one text behind the word.
+//!
+//! Tokens keep their places, and what is put in stands at the place of what it replaces. STREAM, WATERMARK and the
+//! other words are words of the relation only where a relation can stand: a table, column or alias may bear them.
+
+use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
+
+use self::clauses::Clauses;
+use super::interval::{canonical, is_unit};
+use super::script::{Location, Parsed, SyntaxError, location};
+use super::stream_relation::STREAM_FUNCTION;
+use super::words::is_word;
+
+mod clauses;
+mod window_call;
+
+static END: Token = Token::EOF;
+
+/// Table functions whose table may be written without a sub-query.
+const WINDOW_FUNCTIONS: &[&str] = &["TUMBLE", "HOP", "SESSION", "CUMULATE"];
+
+/// Parentheses within parentheses; the parser itself bears fewer.
+const DEPTH_LIMIT: usize = 200;
+
+/// Rewrites the tokens of one statement; they must hold no blanks and comments.
+pub(super) fn rewrite_relations(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
+    let mut pass = Pass { output: Vec::with_capacity(tokens.len()), input: tokens, at: 0, depth: 0 };
+    let mut top = true;
+    while pass.at < pass.input.len() {
+        pass.level(top, false)?;
+        // a parenthesis that nothing opened: the parser will say so
+        pass.take();
+        top = false;
+    }
+    Ok(pass.output)
+}
+
+/// What a relation is, as far as its tokens tell.
+#[derive(Clone, Copy, PartialEq)]
+enum Source {
+    /// A name of one part or more.
+    Name,
+    /// A query in parentheses.
+    Query,
+    /// A call of a table function.
+    Call,
+    /// Joined tables in parentheses.
+    Joins,
+}
+
+/// The walk: tokens before `at` are in `output`, as they were or rewritten.
+struct Pass {
+    input: Vec<TokenWithSpan>,
+    at: usize,
+    output: Vec<TokenWithSpan>,
+    depth: usize,
+}
+
+impl Pass {
+    /// Copies tokens up to the parenthesis that closes this level, which stays, or to the end.
+    ///
+    /// `query` tells that a FROM here begins a FROM clause (it does not in `EXTRACT(HOUR FROM ts)`), `in_from` that a
+    /// comma is followed by a relation.
+    fn level(&mut self, query: bool, in_from: bool) -> Parsed<()> {
+        if self.depth == DEPTH_LIMIT {
+            return Err(self.error("the statement is nested too deeply: move inner queries into views"));
+        }
+        self.depth += 1;
+        self.copy_level(query || self.keyword(0) == Keyword::FROM, in_from)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn copy_level(&mut self, mut query: bool, mut in_from: bool) -> Parsed<()> {
+        loop {
+            match self.token(0) {
+                Token::EOF | Token::RParen => return Ok(()),
+                Token::LParen => {
+                    self.parenthesized()?;
+                    continue;
+                }
+                Token::Comma if in_from => {
+                    self.take();
+                    self.relation()?;
+                    continue;
+                }
+                _ => {}
+            }
+            match self.keyword(0) {
+                Keyword::FROM if query && !self.follows(Keyword::DISTINCT) => {
+                    self.take();
+                    in_from = true;
+                    self.relation()?;
+                }
+                Keyword::JOIN if query || in_from => {
+                    self.take();
+                    in_from = true;
+                    self.relation()?;
+                }
+                Keyword::SELECT => {
+                    self.take();
+                    (query, in_from) = (true, false);
+                }
+                Keyword::INTERVAL => self.interval(),
+                keyword => {
+                    self.take();
+                    in_from &= !ends_from(keyword);
+                }
+            }
+        }
+    }
+
+    /// Copies a parenthesis with all it holds.
+    fn parenthesized(&mut self) -> Parsed<()> {
+        self.take();
+        self.level(false, false)?;
+        self.take_closing();
+        Ok(())
+    }
+
+    /// Copies one relation of a FROM clause with its clauses and alias, rewriting it where it is a stream relation.
+    fn relation(&mut self) -> Parsed<()> {
+        if self.keyword(0) == Keyword::LATERAL {
+            self.take();
+        }
+        let start = self.output.len();
+        let span = self.span();
+        let stream = self.at_stream_word();
+        let source = if stream { self.stream()? } else { self.source()? };
+        let Some(source) = source else { return Ok(()) };
+        let clauses = self.clauses(stream, source)?;
+        let plain = clauses.options.is_none() && clauses.watermark.is_none();
+        let last = self.output.last().cloned();
+        if stream || !plain {
+            self.wrap(start, span, source, stream, clauses);
+        }
+        let named = self.alias()?;
+        if self.at_watermark(0) {
+            return Err(self.error("WATERMARK comes before the alias: write … WATERMARK … DELAY OF INTERVAL … AS x"));
+        }
+        // without an alias the columns of `cat.t` are `t.c`, as they were before the rewrite
+        if let (Source::Name, true, false, Some(last)) = (source, stream || !plain, named, last) {
+            self.push(Token::make_keyword("AS"), span);
+            self.push(last.token, span);
+        }
+        Ok(())
+    }
+
+    /// Copies what a relation reads, up to its clauses; nothing where no relation stands here.
+    fn source(&mut self) -> Parsed<Option<Source>> {
+        match self.token(0) {
+            Token::LParen => self.from_parenthesis().map(Some),
+            Token::Word(_) if self.keyword(0) == Keyword::TABLE && *self.token(1) == Token::LParen => {
+                self.take();
+                self.take();
+                self.source()?;
+                self.level(false, false)?;
+                self.take_closing();
+                Ok(Some(Source::Call))
+            }
+            Token::Word(_) if ends_from(self.keyword(0)) => Ok(None),
+            Token::Word(_) => self.name_or_call().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Copies what stands in parentheses where a relation stands: a query, or tables that are joined.
+    fn from_parenthesis(&mut self) -> Parsed<Source> {
+        self.take();
+        let starts_query = matches!(self.keyword(0), Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM);
+        if starts_query {
+            self.level(true, false)?;
+        } else {
+            self.relation()?;
+            self.level(true, true)?;
+        }
+        self.take_closing();
+        Ok(if starts_query { Source::Query } else { Source::Joins })
+    }
+
+    /// Copies a name, or a function's call where a parenthesis follows it.
+    fn name_or_call(&mut self) -> Parsed<Source> {
+        let window = self.word(0).is_some_and(|w| {
+            w.quote_style.is_none() && WINDOW_FUNCTIONS.iter().any(|name| w.value.eq_ignore_ascii_case(name))
+        });
+        let single = *self.token(1) != Token::Period;
+        self.take();
+        while *self.token(0) == Token::Period && self.word(1).is_some() {
+            self.take();
+            self.take();
+        }
+        if *self.token(0) != Token::LParen {
+            return Ok(Source::Name);
+        }
+        if window && single {
+            self.window_call()?;
+        } else {
+            self.parenthesized()?;
+        }
+        Ok(Source::Call)
+    }
+
+    /// Reads the word STREAM away and copies what it is about.
+    fn stream(&mut self) -> Parsed<Option<Source>> {
+        self.at += 1;
+        let parenthesis = *self.token(0) == Token::LParen;
+        if parenthesis {
+            self.at += 1;
+        }
+        if matches!(self.keyword(0), Keyword::SELECT | Keyword::WITH | Keyword::VALUES) || self.word(0).is_none() {
+            return Err(self.error("STREAM is followed by the name of a table: write (SELECT … FROM STREAM <table>)"));
+        }
+        let source = self.name_or_call()?;
+        if parenthesis {
+            if *self.token(0) != Token::RParen {
+                return Err(self.error("expected ')' after the table: clauses and alias stand behind STREAM(<table>)"));
+            }
+            self.at += 1;
+        }
+        if is_word(self.token(0), "CHANGES") && self.keyword(1) == Keyword::FROM {
+            return Err(self.error("CHANGES FROM is not supported: a stream begins at its source's startingOffsets"));
+        }
+        Ok(Some(source))
+    }
+
+    /// Copies INTERVAL and what follows it; numbers and units become one text.
+    fn interval(&mut self) {
+        let rewritten = self.interval_text(1).and_then(|(text, count)| Some((canonical(&text).ok()?, count)));
+        self.take();
+        if let Some((text, count)) = rewritten {
+            let span = self.span();
+            self.push(Token::SingleQuotedString(text), span);
+            self.at += count;
+        }
+    }
+
+    /// Returns the text of the interval that begins `ahead` tokens ahead, and how many tokens it has.
+    fn interval_text(&self, ahead: usize) -> Option<(String, usize)> {
+        let mut next = ahead;
+        let sign = match self.token(next) {
+            Token::Minus => "-",
+            Token::Plus => "+",
+            _ => "",
+        };
+        next += sign.len();
+        if let Token::SingleQuotedString(text) = self.token(next)
+            && text.parse::<f64>().is_err()
+        {
+            return sign.is_empty().then(|| (text.clone(), 1));
+        }
+        let mut parts = Vec::new();
+        while let Token::Number(number, _) | Token::SingleQuotedString(number) = self.token(next) {
+            let Some(unit) = self.word(next + 1).filter(|w| w.quote_style.is_none() && is_unit(&w.value)) else {
+                break;
+            };
+            parts.push(format!("{number} {}", unit.value));
+            next += 2;
+        }
+        // INTERVAL '1-2' YEAR TO MONTH is left to the parser
+        let range = self.keyword(next) == Keyword::TO;
+        (!parts.is_empty() && !range).then(|| (format!("{sign}{}", parts.join(" ")), next - ahead))
+    }
+
+    /// Copies an alias with its columns; returns whether there was one.
+    fn alias(&mut self) -> Parsed<bool> {
+        if self.keyword(0) == Keyword::AS {
+            self.take();
+        } else if self.word(0).is_none() || RESERVED_FOR_TABLE_ALIAS.contains(&self.keyword(0)) {
+            return Ok(false);
+        }
+        self.take();
+        if *self.token(0) == Token::LParen {
+            self.parenthesized()?;
+        }
+        Ok(true)
+    }
+
+    /// Replaces the relation that was copied from `start` on by the call that stands for it.
+    fn wrap(&mut self, start: usize, span: Span, source: Source, stream: bool, clauses: Clauses) {
+        let relation = self.output.split_off(start);
+        self.push(Token::make_word(STREAM_FUNCTION, None), span);
+        self.push(Token::LParen, span);
+        match source {
+            Source::Name => self.push(Token::SingleQuotedString(name_text(&relation)), span),
+            Source::Query | Source::Joins => self.output.extend(relation),
+            Source::Call => self.select_all(relation, span),
+        }
+        let options = clauses.options.unwrap_or_default();
+        let options: serde_json::Map<String, serde_json::Value> =
+            options.iter().map(|(k, v)| (k.to_string(), v.into())).collect();
+        self.push_text(serde_json::Value::Object(options).to_string(), span);
+        self.push_text(clauses.identified_by.unwrap_or_default(), span);
+        self.push(Token::Comma, span);
+        let (alias, delay) = match clauses.watermark {
+            Some(watermark) => {
+                self.output.extend(watermark.expr);
+                (watermark.alias, watermark.delay)
+            }
+            None => {
+                self.push(Token::make_keyword("NULL"), span);
+                (String::new(), String::new())
+            }
+        };
+        self.push_text(alias, span);
+        self.push_text(delay, span);
+        self.push(Token::Comma, span);
+        self.push(Token::make_keyword(if stream { "TRUE" } else { "FALSE" }), span);
+        self.push(Token::RParen, span);
+    }
+
+    /// Puts `(SELECT * FROM relation)` out.
+    fn select_all(&mut self, relation: Vec<TokenWithSpan>, span: Span) {
+        for token in [Token::LParen, Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")] {
+            self.push(token, span);
+        }
+        self.output.extend(relation);
+        self.push(Token::RParen, span);
+    }
+
+    /// Returns whether the word STREAM stands here as the keyword, and not as the name of a table.
+    fn at_stream_word(&self) -> bool {
+        if !is_word(self.token(0), "STREAM") {
+            return false;
+        }
+        match self.token(1) {
+            Token::LParen => true,
+            Token::Word(_) => {
+                let keyword = self.keyword(1);
+                keyword != Keyword::AS && !RESERVED_FOR_TABLE_ALIAS.contains(&keyword) && !self.at_watermark(1)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the token `ahead`.
+    fn token(&self, ahead: usize) -> &Token {
+        self.input.get(self.at + ahead).map_or(&END, |t| &t.token)
+    }
+
+    fn word(&self, ahead: usize) -> Option<&Word> {
+        match self.token(ahead) {
+            Token::Word(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// Returns the keyword `ahead`, or `NoKeyword` where there is none: `t.from` holds none either.
+    fn keyword(&self, ahead: usize) -> Keyword {
+        let behind = (self.at + ahead).checked_sub(1).and_then(|i| self.input.get(i));
+        match self.word(ahead) {
+            Some(word) if behind.is_none_or(|t| t.token != Token::Period) => word.keyword,
+            _ => Keyword::NoKeyword,
+        }
+    }
+
+    /// Returns whether the token before is `keyword`.
+    fn follows(&self, keyword: Keyword) -> bool {
+        let before = self.at.checked_sub(1).and_then(|i| self.input.get(i));
+        before.is_some_and(|t| matches!(&t.token, Token::Word(w) if w.keyword == keyword))
+    }
+
+    /// Copies the next token.
+    fn take(&mut self) {
+        if let Some(token) = self.input.get(self.at) {
+            self.output.push(token.clone());
+            self.at += 1;
+        }
+    }
+
+    fn take_closing(&mut self) {
+        if *self.token(0) == Token::RParen {
+            self.take();
+        }
+    }
+
+    /// The place of the next token, for what is put in before it.
+    fn span(&self) -> Span {
+        self.input.get(self.at).map_or_else(Span::empty, |t| t.span)
+    }
+
+    fn place(&self) -> Option<Location> {
+        self.input.get(self.at).and_then(location)
+    }
+
+    fn error(&self, message: &str) -> SyntaxError {
+        SyntaxError::new(self.place(), message)
+    }
+
+    fn push(&mut self, token: Token, span: Span) {
+        self.output.push(TokenWithSpan::new(token, span));
+    }
+
+    /// Puts a comma and a text out.
+    fn push_text(&mut self, text: String, span: Span) {
+        self.push(Token::Comma, span);
+        self.push(Token::SingleQuotedString(text), span);
+    }
+}
+
+/// Returns whether a keyword begins what comes after a FROM clause.
+fn ends_from(keyword: Keyword) -> bool {
+    matches!(
+        keyword,
+        Keyword::WHERE
+            | Keyword::GROUP
+            | Keyword::HAVING
+            | Keyword::ORDER
+            | Keyword::LIMIT
+            | Keyword::OFFSET
+            | Keyword::FETCH
+            | Keyword::UNION
+            | Keyword::EXCEPT
+            | Keyword::INTERSECT
+            | Keyword::MINUS
+            | Keyword::QUALIFY
+            | Keyword::WINDOW
+            | Keyword::SORT
+            | Keyword::CLUSTER
+            | Keyword::DISTRIBUTE
+            | Keyword::SET
+            | Keyword::RETURNING
+    )
+}
+
+/// Writes a name so that parsing it gives the same name again.
+fn name_text(tokens: &[TokenWithSpan]) -> String {
+    let part = |token: &TokenWithSpan| match &token.token {
+        Token::Word(w) if w.quote_style.is_some() => format!("\"{}\"", w.value.replace('"', "\"\"")),
+        Token::Word(w) => w.value.clone(),
+        token => token.to_string(),
+    };
+    tokens.iter().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::super::script::{DIALECT, Piece};
+    use super::*;
+
+    fn rewritten(sql: &str) -> String {
+        let tokens = rewrite_relations(Piece::new(sql).tokens().unwrap()).unwrap();
+        let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
+        let query = parser.parse_query().unwrap();
+        assert_eq!(parser.peek_token_ref().token, Token::EOF, "{sql}");
+        query.to_string()
+    }
+
+    #[test]
+    fn stream_relations_become_calls() {
+        for (from, call) in [
+            ("STREAM tt", "('tt', '{}', '', NULL, '', '', true) AS tt"),
+            ("STREAM(tt)", "('tt', '{}', '', NULL, '', '', true) AS tt"),
+            ("stream(cat.tt) AS x", "('cat.tt', '{}', '', NULL, '', '', true) AS x"),
+            ("STREAM cat.`T t`", "('cat.\"T t\"', '{}', '', NULL, '', '', true) AS `T t`"),
+            ("STREAM stream", "('stream', '{}', '', NULL, '', '', true) AS stream"),
+            ("STREAM range(10)", "((SELECT * FROM range(10)), '{}', '', NULL, '', '', true)"),
+            ("STREAM tt WITH ('k'='1')", "('tt', '{\"k\":\"1\"}', '', NULL, '', '', true) AS tt"),
+            ("STREAM tt IDENTIFIED BY src1", "('tt', '{}', 'src1', NULL, '', '', true) AS tt"),
+            ("STREAM(tt) IDENTIFIED BY a AS b", "('tt', '{}', 'a', NULL, '', '', true) AS b"),
+            (
+                "STREAM tt WATERMARK ts DELAY OF INTERVAL 10 SECONDS",
+                "('tt', '{}', '', ts, '', '10 SECONDS', true) AS tt",
+            ),
+            (
+                "STREAM tt WITH ('a'='1') WATERMARK ts DELAY OF INTERVAL '10' SECOND AS x",
+                "('tt', '{\"a\":\"1\"}', '', ts, '', '10 SECOND', true) AS x",
+            ),
+            ("s WATERMARK ts DELAY OF INTERVAL '10 seconds'", "('s', '{}', '', ts, '', '10 seconds', false) AS s"),
+            (
+                "s WATERMARK timestamp_seconds(v) AS et DELAY OF INTERVAL 1 HOUR 30 MINUTES",
+                "('s', '{}', '', timestamp_seconds(v), 'et', '1 HOUR 30 MINUTES', false) AS s",
+            ),
+            (
+                "(SELECT * FROM STREAM s) WATERMARK ts DELAY OF INTERVAL 10 SECONDS AS y",
+                "((SELECT * FROM __millstream_stream('s', '{}', '', NULL, '', '', true) AS s), \
+                 '{}', '', ts, '', '10 SECONDS', false) AS y",
+            ),
+        ] {
+            let sql = format!("SELECT * FROM {from}");
+            assert_eq!(rewritten(&sql), format!("SELECT * FROM __millstream_stream{call}"), "{sql}");
+        }
+    }
+
+    #[test]
+    fn stream_relations_are_found_wherever_a_relation_stands() {
+        let sql = "WITH c AS (SELECT k FROM a, STREAM b WHERE k > 1) \
+                   SELECT * FROM (c JOIN STREAM d AS e ON c.k = e.k) LEFT ANTI JOIN STREAM f ON e.k = f.k \
+                   WHERE k IN (SELECT k FROM STREAM g GROUP BY k) UNION ALL (SELECT * FROM STREAM h LIMIT 1)";
+        let text = rewritten(sql);
+        for name in ["b", "d", "f", "g", "h"] {
+            assert!(text.contains(&format!("__millstream_stream('{name}'")), "{name}: {text}");
+        }
+        assert_eq!(text.matches("__millstream_stream").count(), 5, "{text}");
+    }
+
+    #[test]
+    fn names_that_look_like_words_of_a_relation_stay() {
+        for sql in [
+            "SELECT * FROM stream",
+            "SELECT stream.a FROM stream WHERE a > 1",
+            "SELECT * FROM stream AS s, t",
+            "SELECT * FROM stream.t JOIN \"stream\" ON a = b",
+            "SELECT * FROM a stream JOIN b watermark ON stream.k = watermark.k",
+            "SELECT EXTRACT(HOUR FROM stream) FROM t",
+            "SELECT a IS DISTINCT FROM stream, b FROM t",
+            "SELECT stream x, watermark y FROM t watermark WHERE delay = 1",
+            "SELECT * FROM t WITH (NOLOCK)",
+            "SELECT max(interval) FROM t WHERE x = INTERVAL '1-2' YEAR TO MONTH",
+            "SELECT tumble(ts, '10 seconds') FROM s LEFT SEMI JOIN u ON s.k = u.k",
+        ] {
+            let tokens = Piece::new(sql).tokens().unwrap();
+            assert_eq!(rewrite_relations(tokens.clone()).unwrap(), tokens, "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_window_function_becomes_a_query() {
+        let watermark = "__millstream_stream('t', '{}', '', ts, '', '5 SECONDS', true) AS t";
+        for (from, expected) in [
+            (
+                "TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' MINUTES)) AS x",
+                "TABLE(TUMBLE((SELECT * FROM t), DESCRIPTOR(ts), INTERVAL '10 minutes')) AS x".to_string(),
+            ),
+            (
+                "hop(cat.t, ts, INTERVAL 5 MINUTES, INTERVAL '10 minutes')",
+                "hop((SELECT * FROM cat.t), ts, INTERVAL '5 minutes', INTERVAL '10 minutes')".to_string(),
+            ),
+            (
+                "TUMBLE(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL 1 HOUR)",
+                "TUMBLE(DATA => (SELECT * FROM t), TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL '1 hours')".to_string(),
+            ),
+            (
+                "TUMBLE(STREAM t WATERMARK ts DELAY OF INTERVAL 5 SECONDS, ts, INTERVAL 1 HOUR)",
+                format!("TUMBLE((SELECT * FROM {watermark}), ts, INTERVAL '1 hours')"),
+            ),
+            (
+                "TUMBLE((SELECT * FROM t WHERE f(a, b)), ts, INTERVAL 1 HOUR)",
+                "TUMBLE((SELECT * FROM t WHERE f(a, b)), ts, INTERVAL '1 hours')".to_string(),
+            ),
+        ] {
+            let sql = format!("SELECT * FROM {from}");
+            assert_eq!(rewritten(&sql), format!("SELECT * FROM {expected}"), "{sql}");
+        }
+    }
+
+    #[test]
+    fn intervals_become_one_text() {
+        for (interval, text) in [
+            ("10 SECONDS", "10 seconds"),
+            ("0 SECONDS", "0 seconds"),
+            ("'1 hour 30 minutes'", "1 hours 30 minutes"),
+            ("'3' HOUR", "3 hours"),
+            ("3 HOURS", "3 hours"),
+            ("1 HOUR 30 MINUTES", "1 hours 30 minutes"),
+            ("-5 DAYS", "-5 days"),
+            ("'10'", "10"),
+        ] {
+            let sql = format!("SELECT ts - INTERVAL {interval} AS x FROM t");
+            assert_eq!(rewritten(&sql), format!("SELECT ts - INTERVAL '{text}' AS x FROM t"), "{sql}");
+        }
+    }
+
+    #[test]
+    fn errors_stand_at_their_place() {
+        for (rest, column, part) in [
+            ("STREAM tt AS x WATERMARK ts DELAY OF INTERVAL 10 SECONDS", 30, "WATERMARK comes before the alias"),
+            ("s x WATERMARK ts DELAY OF INTERVAL 10 SECONDS", 19, "WATERMARK comes before the alias"),
+            ("s WATERMARK ts DELAY OF '10 seconds'", 39, "write DELAY OF INTERVAL '10 seconds'"),
+            ("s WATERMARK ts DELAY OF INTERVAL 10 SECNDS", 48, "did you mean 'seconds'?"),
+            ("s WATERMARK ts DELAY OF INTERVAL -10 SECONDS", 39, "is negative"),
+            ("s WATERMARK ts WHERE k = 1", 30, "WATERMARK has no DELAY OF"),
+            ("s WATERMARK ts DELAY INTERVAL 10 SECONDS", 55, "WATERMARK has no DELAY OF"),
+            ("s WATERMARK f(v) DELAY OF INTERVAL 10 SECONDS", 27, "needs a name"),
+            ("s IDENTIFIED BY src1", 17, "write STREAM before the table"),
+            ("STREAM(SELECT * FROM tt)", 22, "followed by the name of a table"),
+            ("STREAM t IDENTIFIED BY a IDENTIFIED BY b", 40, "written twice"),
+            ("STREAM t CHANGES FROM VERSION 1", 24, "CHANGES FROM is not supported"),
+        ] {
+            let piece = Piece::new(format!("SELECT * FROM {rest}"));
+            let tokens = piece.tokens().unwrap();
+            let error = piece.error(rewrite_relations(tokens.clone()).unwrap_err(), &tokens).to_string();
+            assert!(error.contains(&format!("line 1, column {column}:")) && error.contains(part), "{rest}: {error}");
+        }
+        let deep = Piece::new("(".repeat(100_000));
+        assert!(rewrite_relations(deep.tokens().unwrap()).is_err());
+    }
+}

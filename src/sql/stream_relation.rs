@@ -1,0 +1,231 @@
+//! Stream relations: what `STREAM t WITH (…) IDENTIFIED BY n WATERMARK … DELAY OF …` says, as the planner meets it.
+//!
+//! The SQL parser has no place for such a relation, so before parsing it becomes a call of an internal table function
+//! ([`STREAM_FUNCTION`]) whose arguments hold every clause. The planner of relations gives those arguments to
+//! [`decode_stream_relation`] and has the relation back. Nobody writes the function by hand.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, ObjectName, Query, TableFactor, Value, ValueWithSpan, Visit, Visitor,
+};
+use datafusion::sql::sqlparser::parser::Parser;
+
+use super::interval::duration_us;
+use super::script::DIALECT;
+use crate::error::{Error, Result};
+use crate::options::Options;
+
+/// The table function that stands for a stream relation.
+pub const STREAM_FUNCTION: &str = "__millstream_stream";
+
+/// A relation that is read as a stream, or that has a watermark.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamRelation {
+    /// What is read.
+    pub source: StreamSource,
+    /// What stands in WITH (…).
+    pub options: Options,
+    /// The source's name in the checkpoint, from IDENTIFIED BY.
+    pub identified_by: Option<String>,
+    /// The watermark, from WATERMARK … DELAY OF ….
+    pub watermark: Option<RelationWatermark>,
+    /// Whether the word STREAM was written; without it the relation is a stream only if its table is one.
+    pub stream_word: bool,
+}
+
+/// What a stream relation reads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StreamSource {
+    /// A table or view.
+    Name(ObjectName),
+    /// A sub-query, or a table function as `SELECT * FROM f(…)`.
+    Query(Box<Query>),
+}
+
+/// The watermark of a relation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RelationWatermark {
+    /// The event time: a column, or an expression that `alias` names.
+    pub expr: Expr,
+    /// The name of the column that the expression adds.
+    pub alias: Option<String>,
+    /// How late a row may be.
+    pub delay_us: i64,
+}
+
+/// Reads a stream relation back from the arguments of [`STREAM_FUNCTION`].
+///
+/// # Errors
+/// `InvalidQuery` where the arguments are not those that the rewrite of stream relations makes.
+pub fn decode_stream_relation(args: &[FunctionArg]) -> Result<StreamRelation> {
+    let exprs: Option<Vec<&Expr>> = args.iter().map(unnamed).collect();
+    let Some([source, options, identified_by, expr, alias, delay, stream_word]) = exprs.as_deref() else {
+        return Err(by_hand());
+    };
+    let source = match source {
+        Expr::Subquery(query) => StreamSource::Query(query.clone()),
+        name => StreamSource::Name(object_name(text(name)?)?),
+    };
+    let options: BTreeMap<String, String> = serde_json::from_str(text(options)?)?;
+    let watermark = match text(delay)? {
+        "" => None,
+        delay => {
+            Some(RelationWatermark { expr: (*expr).clone(), alias: given(text(alias)?), delay_us: duration_us(delay)? })
+        }
+    };
+    let stream_word = match value(stream_word) {
+        Some(Value::Boolean(word)) => *word,
+        _ => return Err(by_hand()),
+    };
+    Ok(StreamRelation {
+        source,
+        options: options.into_iter().collect(),
+        identified_by: given(text(identified_by)?),
+        watermark,
+        stream_word,
+    })
+}
+
+/// Returns the tables that the stream relations within `node` name, in the order of the text.
+///
+/// The names stand in the arguments of [`STREAM_FUNCTION`], where whoever resolves tables before planning, or orders
+/// flows by what they read, would not see them.
+///
+/// # Errors
+/// `InvalidQuery` where the function was called by hand.
+pub fn named_streams<V: Visit>(node: &V) -> Result<Vec<ObjectName>> {
+    let mut names = Names::default();
+    match node.visit(&mut names) {
+        ControlFlow::Continue(()) => Ok(names.found),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+#[derive(Default)]
+struct Names {
+    found: Vec<ObjectName>,
+}
+
+impl Visitor for Names {
+    type Break = Box<Error>;
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Self::Break> {
+        if let TableFactor::Table { name, args: Some(args), .. } = factor
+            && name.to_string() == STREAM_FUNCTION
+        {
+            match decode_stream_relation(&args.args) {
+                Ok(StreamRelation { source: StreamSource::Name(name), .. }) => self.found.push(name),
+                Ok(_) => {}
+                Err(error) => return ControlFlow::Break(Box::new(error)),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn unnamed(arg: &FunctionArg) -> Option<&Expr> {
+    match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
+
+fn value(expr: &Expr) -> Option<&Value> {
+    match expr {
+        Expr::Value(ValueWithSpan { value, .. }) => Some(value),
+        _ => None,
+    }
+}
+
+fn text(expr: &Expr) -> Result<&str> {
+    match value(expr) {
+        Some(Value::SingleQuotedString(text)) => Ok(text),
+        _ => Err(by_hand()),
+    }
+}
+
+fn given(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_string())
+}
+
+fn object_name(text: &str) -> Result<ObjectName> {
+    Parser::new(&DIALECT)
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_object_name(false))
+        .map_err(|e| Error::invalid_query(format!("'{text}' is not the name of a table: {e}")))
+}
+
+fn by_hand() -> Error {
+    Error::invalid_query(format!("{STREAM_FUNCTION} is not called by hand: write FROM STREAM <table>"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::relation_tokens::rewrite_relations;
+    use super::super::script::Piece;
+    use super::*;
+
+    fn query(sql: &str) -> Box<Query> {
+        let tokens = rewrite_relations(Piece::new(sql).tokens().unwrap()).unwrap();
+        Parser::new(&DIALECT).with_tokens_with_locations(tokens).parse_query().unwrap()
+    }
+
+    /// The stream relations of a query, with their aliases.
+    fn relations(sql: &str) -> Vec<(StreamRelation, Option<String>)> {
+        struct Found(Vec<(StreamRelation, Option<String>)>);
+        impl Visitor for Found {
+            type Break = ();
+            fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+                if let TableFactor::Table { args: Some(args), alias, .. } = factor {
+                    let alias = alias.as_ref().map(|a| a.name.to_string());
+                    self.0.push((decode_stream_relation(&args.args).unwrap(), alias));
+                }
+                ControlFlow::Continue(())
+            }
+        }
+        let mut found = Found(vec![]);
+        let _ = query(sql).visit(&mut found);
+        found.0
+    }
+
+    #[test]
+    fn every_clause_comes_back() {
+        let sql = "SELECT * FROM STREAM cat.\"It's\" WITH ('maxFilesPerTrigger' = '1', k 'it''s') IDENTIFIED BY src1 \
+                   WATERMARK f(v, 'x') AS Et DELAY OF INTERVAL '1' HOUR AS x";
+        let (relation, alias) = relations(sql).remove(0);
+        assert_eq!(relation.source, StreamSource::Name(object_name("cat.\"It's\"").unwrap()));
+        assert_eq!(relation.options, [("maxFilesPerTrigger", "1"), ("k", "it's")].into_iter().collect());
+        assert_eq!(relation.identified_by.as_deref(), Some("src1"));
+        let watermark = relation.watermark.unwrap();
+        assert_eq!(watermark.expr.to_string(), "f(v, 'x')");
+        assert_eq!((watermark.alias.as_deref(), watermark.delay_us), (Some("et"), 3_600_000_000));
+        assert!(relation.stream_word);
+        assert_eq!(alias.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn a_sub_query_with_a_watermark_comes_back() {
+        let sql = "SELECT * FROM (SELECT * FROM s) WATERMARK ts DELAY OF INTERVAL 10 SECONDS AS y";
+        let (relation, alias) = relations(sql).remove(0);
+        assert_eq!(relation.source, StreamSource::Query(query("SELECT * FROM s")));
+        assert_eq!(relation.watermark.unwrap().delay_us, 10_000_000);
+        assert!(!relation.stream_word && relation.options.is_empty() && relation.identified_by.is_none());
+        assert_eq!(alias.as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn named_streams_are_found_at_any_depth() {
+        let sql = "WITH c AS (SELECT * FROM STREAM a) SELECT * FROM c JOIN STREAM(b.d) ON \
+                   EXISTS (SELECT 1 FROM (SELECT 1 FROM STREAM e) WATERMARK ts DELAY OF INTERVAL 1 DAY)";
+        let names: Vec<String> = named_streams(&query(sql)).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a", "b.d", "e"]);
+    }
+
+    #[test]
+    fn a_call_by_hand_is_refused() {
+        let query = query("SELECT * FROM __millstream_stream('a')");
+        assert!(named_streams(&query).unwrap_err().to_string().contains("not called by hand"));
+    }
+}

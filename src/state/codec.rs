@@ -1,0 +1,70 @@
+//! State as bytes: one Arrow IPC stream, lz4 inside, with the format's version in the schema's metadata.
+//!
+//! Any Arrow tool can read it. Length and checksum stand in the commit log, which decides what is current.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::ipc::CompressionType;
+use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+
+use crate::error::{Error, Result};
+
+/// The version of the layout of state files.
+const FORMAT: &str = "1";
+const FORMAT_KEY: &str = "millstream.state.format";
+
+/// Writes `batch` as a state file.
+///
+/// # Errors
+/// `Internal` where Arrow cannot write the schema.
+pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
+    let metadata = HashMap::from([(FORMAT_KEY.to_string(), FORMAT.to_string())]);
+    let schema = Arc::new(Schema::new_with_metadata(batch.schema().fields().clone(), metadata));
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
+    writer.write(&batch.clone().with_schema(schema)?)?;
+    Ok(writer.into_inner()?.into())
+}
+
+/// Reads a state file that must have `expected`'s columns.
+///
+/// # Errors
+/// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version or another shape of
+/// the query wrote it. Both name `location`.
+pub fn decode(bytes: Bytes, expected: &SchemaRef, location: &str) -> Result<Vec<RecordBatch>> {
+    let torn = |e: datafusion::arrow::error::ArrowError| {
+        Error::corrupt(format!("{location} is not an Arrow stream: {e}; restore it from a copy or rewind the checkpoint"))
+    };
+    let reader = StreamReader::try_new(Cursor::new(bytes), None).map_err(torn)?;
+    let schema = reader.schema();
+    match schema.metadata().get(FORMAT_KEY).map(String::as_str) {
+        Some(FORMAT) => {}
+        other => {
+            return Err(Error::incompatible(format!(
+                "{location} has state format {}, this version reads {FORMAT}: use the version that wrote it",
+                other.unwrap_or("none")
+            )));
+        }
+    }
+    let same = schema.fields().len() == expected.fields().len()
+        && schema.fields().iter().zip(expected.fields()).all(|(a, b)| a.data_type() == b.data_type());
+    if !same {
+        return Err(Error::incompatible(format!(
+            "{location} holds the state of another query: its columns are {}, this query's {}",
+            describe(&schema),
+            describe(expected)
+        )));
+    }
+    reader.map(|batch| Ok(batch.map_err(torn)?.with_schema(Arc::clone(expected))?)).collect()
+}
+
+fn describe(schema: &Schema) -> String {
+    let columns: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+    columns.join(", ")
+}

@@ -1,0 +1,169 @@
+//! The versioned store of one operator in one lane: tables in memory, deltas and snapshots on disk.
+//!
+//! A batch's changes become a delta, durable before the commit log names it. When the deltas since the last snapshot
+//! outweigh it, the next version is written as a snapshot instead, so that a restart reads at most about twice the
+//! state and a batch pays a constant share.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::codec;
+use super::key_group::{key_groups, lane_of};
+use super::tables::KeyedTables;
+use crate::error::{Error, Result};
+use crate::storage::{DurableStore, checksum};
+
+/// Fewer deltas than this never make a snapshot.
+const MIN_DELTAS: usize = 10;
+/// More deltas than this always do: a restart opens each.
+const MAX_DELTAS: usize = 100;
+
+/// What a state file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// All rows of its version.
+    Snapshot,
+    /// What changed from the version before.
+    Delta,
+}
+
+/// A durable file of state, as the commit log lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Its name, relative to the checkpoint's `state` folder.
+    pub name: String,
+    /// The lane that wrote it, and how many there were.
+    pub lane: usize,
+    /// The version it leads to: the batch's id plus one.
+    pub version: i64,
+    /// Whether it is whole.
+    pub kind: FileKind,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its CRC-32.
+    pub crc32: u32,
+}
+
+/// One operator's state in one lane.
+pub struct LaneStore {
+    operator: usize,
+    lane: usize,
+    /// The rows.
+    pub tables: KeyedTables,
+    files: Vec<StateFile>,
+    /// The rows came from another number of lanes: they need a snapshot of their own before anything else.
+    regrouped: bool,
+}
+
+impl LaneStore {
+    /// Makes an empty store.
+    pub fn new(operator: usize, lane: usize, tables: KeyedTables) -> Self {
+        Self { operator, lane, tables, files: Vec::new(), regrouped: false }
+    }
+
+    /// Returns the files that make the current version, snapshot first.
+    pub fn files(&self) -> &[StateFile] {
+        &self.files
+    }
+
+    /// Makes the changes since the last commit durable as `version`, and returns the files that now make it up.
+    ///
+    /// The files are durable on return but current only once the commit log names them.
+    ///
+    /// # Errors
+    /// `Unavailable` or `ResourcesExhausted` where the store cannot be written.
+    pub async fn commit(&mut self, store: &dyn DurableStore, version: i64, run: u64) -> Result<&[StateFile]> {
+        let delta = self.tables.take_changes()?;
+        if delta.is_none() && !self.regrouped {
+            return Ok(&self.files);
+        }
+        // A snapshot of no rows needs no file.
+        let (kind, batch) = match self.regrouped || self.wants_snapshot() {
+            true => (FileKind::Snapshot, self.tables.snapshot()?),
+            false => (FileKind::Delta, delta),
+        };
+        self.regrouped = false;
+        if kind == FileKind::Snapshot {
+            self.files.clear();
+        }
+        if let Some(batch) = batch {
+            let suffix = if kind == FileKind::Snapshot { "snapshot" } else { "delta" };
+            let name = format!("{}/{}/{version}-{run}.{suffix}", self.operator, self.lane);
+            let bytes = codec::encode(&batch)?;
+            let file = StateFile {
+                name,
+                lane: self.lane,
+                version,
+                kind,
+                length: bytes.len() as u64,
+                crc32: checksum(&bytes),
+            };
+            fail::fail_point!("state.delta_partly_written");
+            if !store.create(&file.name, bytes).await? {
+                return Err(Error::new(
+                    crate::error::ErrorKind::Fenced,
+                    format!("{}/{} exists: another process runs on this checkpoint", store.location(), file.name),
+                ));
+            }
+            fail::fail_point!("state.some_deltas_written");
+            self.files.push(file);
+        }
+        Ok(&self.files)
+    }
+
+    /// Loads the part of `files` (of all lanes of the version to restore) that belongs to this lane among `lanes`.
+    ///
+    /// # Errors
+    /// `CheckpointCorrupt` where a file is missing or altered; `CheckpointIncompatible` where it is another query's.
+    pub async fn load(&mut self, store: &dyn DurableStore, files: &[StateFile], lanes: usize, old_lanes: usize) -> Result<()> {
+        let mut ordered: Vec<&StateFile> =
+            files.iter().filter(|f| lanes != old_lanes || f.lane == self.lane).collect();
+        ordered.sort_by_key(|f| (f.version, f.lane));
+        for file in &ordered {
+            let bytes = read_verified(store, file).await?;
+            let location = format!("{}/{}", store.location(), file.name);
+            for batch in codec::decode(bytes, self.tables.change_schema(), &location)? {
+                let lane = self.lane;
+                self.tables.apply(&batch, |keys, rows| {
+                    if lanes == old_lanes {
+                        return Ok(vec![true; rows]);
+                    }
+                    Ok(key_groups(keys, rows)?.into_iter().map(|g| lane_of(g, lanes) == lane).collect())
+                })?;
+            }
+        }
+        self.regrouped = lanes != old_lanes;
+        self.files = if self.regrouped { Vec::new() } else { ordered.into_iter().cloned().collect() };
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        let Some(first) = self.files.first() else {
+            // Without files the changes are everything there is.
+            return true;
+        };
+        let deltas = self.files.iter().filter(|f| f.kind == FileKind::Delta);
+        let (count, bytes) = deltas.fold((0, 0), |(n, b), f| (n + 1, b + f.length));
+        let base = if first.kind == FileKind::Snapshot { first.length } else { 0 };
+        count >= MAX_DELTAS || (count >= MIN_DELTAS && bytes > base)
+    }
+}
+
+async fn read_verified(store: &dyn DurableStore, file: &StateFile) -> Result<Bytes> {
+    let location = format!("{}/{}", store.location(), file.name);
+    let remedy = "restore it from a copy, or rewind the checkpoint to a batch before it";
+    let Some(bytes) = store.read(&file.name).await? else {
+        return Err(Error::corrupt(format!("{location} is missing, but the commit log lists it; {remedy}")));
+    };
+    let found = checksum(&bytes);
+    if bytes.len() as u64 != file.length || found != file.crc32 {
+        return Err(Error::corrupt(format!(
+            "{location}: checksum {:08x} and {} bytes expected, {found:08x} and {} bytes found; {remedy}",
+            file.crc32,
+            file.length,
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,51 @@
+//! Durable files, and nothing about streams.
+//!
+//! [`DurableStore`] is a directory in which a file, once written, survives a power cut whole or is not there at all.
+//! On local disk that is write, fsync, link, fsync of the directory; elsewhere an object store's conditional put.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Result;
+
+mod checked;
+mod local;
+pub mod manifest;
+mod object;
+mod place;
+
+pub(crate) use checked::{decode_or_remedy, file_path};
+pub use checked::{checksum, decode_checked, encode_checked, read_checked, write_checked};
+pub use local::LocalStore;
+pub(crate) use local::{Link, blocking, create_folder, failed, link_new, sync_dir};
+pub use object::ObjectBackedStore;
+pub use place::{Place, open_place};
+
+/// A directory of durable files. Names are relative, with `/` between folders.
+#[async_trait]
+pub trait DurableStore: fmt::Debug + Send + Sync {
+    /// Returns the place as a person would name it, for messages: `out/_checkpoints/q` or `s3://bucket/q`.
+    fn location(&self) -> String;
+
+    /// Writes a file that must not be there yet. On return it is durable, whole, and visible under its name.
+    /// Returns false, and changes nothing, where the name is taken.
+    async fn create(&self, name: &str, bytes: Bytes) -> Result<bool>;
+
+    /// Reads a whole file, or `None` where there is none.
+    async fn read(&self, name: &str) -> Result<Option<Bytes>>;
+
+    /// Lists the files right below `folder` ("" for the directory itself), names without the folder, sorted.
+    async fn list(&self, folder: &str) -> Result<Vec<String>>;
+
+    /// Moves a file, without replacing: false where `to` is taken (then `from` stays). Durable on return.
+    async fn rename(&self, from: &str, to: &str) -> Result<bool>;
+
+    /// Removes a file; one that is not there is no error.
+    async fn delete(&self, name: &str) -> Result<()>;
+
+    /// Returns a store for a folder below.
+    fn below(&self, folder: &str) -> Arc<dyn DurableStore>;
+}
