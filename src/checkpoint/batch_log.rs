@@ -38,7 +38,10 @@ pub struct BatchLog<E> {
 impl<E: LogEntry> BatchLog<E> {
     /// Makes the log of the checkpoint in `store`; nothing is created before the first entry is.
     pub fn new(store: Arc<dyn DurableStore>) -> Self {
-        Self { store, entry: PhantomData }
+        Self {
+            store,
+            entry: PhantomData,
+        }
     }
 
     /// Writes the entry of a batch. Durable on return.
@@ -57,7 +60,8 @@ impl<E: LogEntry> BatchLog<E> {
                 None => false,
             };
             if !same {
-                let run = there.map_or_else(String::new, |there| format!(" by run {}", there.run()));
+                let run =
+                    there.map_or_else(String::new, |there| format!(" by run {}", there.run()));
                 return Err(Error::new(
                     ErrorKind::Fenced,
                     format!(
@@ -151,7 +155,9 @@ impl<E: LogEntry> BatchLog<E> {
 
     async fn read(&self, batch_id: i64) -> Result<Option<E>> {
         let name = name::<E>(batch_id);
-        let Some(bytes) = self.store.read(&name).await? else { return Ok(None) };
+        let Some(bytes) = self.store.read(&name).await? else {
+            return Ok(None);
+        };
         match parse(&file_path(self.store.as_ref(), &name), bytes, batch_id, "") {
             Ok(entry) => Ok(Some(entry)),
             Err(error) if error.kind() == ErrorKind::CheckpointCorrupt => {
@@ -165,11 +171,13 @@ impl<E: LogEntry> BatchLog<E> {
     /// What to do about a bad entry: one that was not committed may go, since nothing of it is visible.
     async fn remedy(&self, batch_id: i64) -> Result<String> {
         let commit = format!("{}/{batch_id}", layout::COMMITS);
-        Ok(if E::FOLDER == layout::OFFSETS && self.store.read(&commit).await?.is_none() {
-            format!("batch {batch_id} was not committed: delete this file to run it again")
-        } else {
-            layout::restore_or_rewind(batch_id - 1)
-        })
+        Ok(
+            if E::FOLDER == layout::OFFSETS && self.store.read(&commit).await?.is_none() {
+                format!("batch {batch_id} was not committed: delete this file to run it again")
+            } else {
+                layout::restore_or_rewind(batch_id - 1)
+            },
+        )
     }
 }
 
@@ -179,8 +187,11 @@ fn name<E: LogEntry>(batch_id: i64) -> String {
 
 fn parse<E: LogEntry>(path: &str, bytes: bytes::Bytes, batch_id: i64, remedy: &str) -> Result<E> {
     let payload = decode_or_remedy(path, bytes, remedy)?;
-    let entry: E = serde_json::from_slice(&payload)
-        .map_err(|error| Error::corrupt(format!("{path}: not an entry of this log ({error}); {remedy}")))?;
+    let entry: E = serde_json::from_slice(&payload).map_err(|error| {
+        Error::corrupt(format!(
+            "{path}: not an entry of this log ({error}); {remedy}"
+        ))
+    })?;
     if entry.batch_id() == batch_id {
         return Ok(entry);
     }

@@ -69,7 +69,9 @@ pub async fn inspect(store: Arc<dyn DurableStore>) -> Result<Inspection> {
     let mut batches = Vec::new();
     for id in &ids[ids.len().saturating_sub(SHOWN)..] {
         // A running query may prune while we read.
-        let Some(entry) = offset_log.get(*id).await? else { continue };
+        let Some(entry) = offset_log.get(*id).await? else {
+            continue;
+        };
         batches.push(InspectedBatch {
             batch_id: *id,
             run: entry.run,
@@ -83,7 +85,10 @@ pub async fn inspect(store: Arc<dyn DurableStore>) -> Result<Inspection> {
         query_id: metadata.id,
         runs: runs::runs(store.as_ref()).await?,
         batches,
-        state: commit_log.latest().await?.map_or_else(Vec::new, |commit| commit.state),
+        state: commit_log
+            .latest()
+            .await?
+            .map_or_else(Vec::new, |commit| commit.state),
     })
 }
 
@@ -92,19 +97,47 @@ impl fmt::Display for Inspection {
         writeln!(f, "checkpoint  {}", self.location)?;
         writeln!(f, "query       {}", self.query_id)?;
         let runs: Vec<String> = self.runs.iter().map(u64::to_string).collect();
-        writeln!(f, "runs        {}", if runs.is_empty() { "none".to_string() } else { runs.join(", ") })?;
+        writeln!(
+            f,
+            "runs        {}",
+            if runs.is_empty() {
+                "none".to_string()
+            } else {
+                runs.join(", ")
+            }
+        )?;
         writeln!(f, "batches")?;
         for batch in &self.batches {
-            let decided = if batch.committed { "committed" } else { "planned, not committed" };
-            writeln!(f, "  {}: {decided}, run {}, watermark {}", batch.batch_id, batch.run, time(batch.watermark_ms))?;
+            let decided = if batch.committed {
+                "committed"
+            } else {
+                "planned, not committed"
+            };
+            writeln!(
+                f,
+                "  {}: {decided}, run {}, watermark {}",
+                batch.batch_id,
+                batch.run,
+                time(batch.watermark_ms)
+            )?;
             for source in &batch.sources {
-                writeln!(f, "    {}: {} → {}", source.name, offset(&source.start), offset(&source.end))?;
+                writeln!(
+                    f,
+                    "    {}: {} → {}",
+                    source.name,
+                    offset(&source.start),
+                    offset(&source.end)
+                )?;
             }
         }
         writeln!(f, "state")?;
         for operator in &self.state {
             let bytes: u64 = operator.files.iter().map(|file| file.length).sum();
-            writeln!(f, "  operator {}: version {}, {bytes} bytes", operator.operator, operator.version)?;
+            writeln!(
+                f,
+                "  operator {}: version {}, {bytes} bytes",
+                operator.operator, operator.version
+            )?;
             for file in &operator.files {
                 writeln!(f, "    {}  {} bytes", file.name, file.length)?;
             }
@@ -114,12 +147,16 @@ impl fmt::Display for Inspection {
 }
 
 fn time(ms: i64) -> String {
-    DateTime::from_timestamp_millis(ms)
-        .map_or_else(|| "none".to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+    DateTime::from_timestamp_millis(ms).map_or_else(
+        || "none".to_string(),
+        |time| time.to_rfc3339_opts(SecondsFormat::Millis, true),
+    )
 }
 
 fn offset(offset: &Option<serde_json::Value>) -> String {
-    let Some(offset) = offset else { return "-".to_string() };
+    let Some(offset) = offset else {
+        return "-".to_string();
+    };
     let text = offset.to_string();
     match text.char_indices().nth(LONGEST_OFFSET) {
         Some((end, _)) => format!("{}…", &text[..end]),

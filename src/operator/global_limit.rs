@@ -10,7 +10,9 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion::common::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties,
+};
 use futures::{StreamExt, TryStreamExt};
 
 use super::batch_context::BatchContext;
@@ -30,7 +32,12 @@ impl GlobalLimitExec {
     /// Makes the operator; its input is asked for as one partition, in order of arrival.
     pub fn new(operator: usize, fetch: u64, input: Arc<dyn ExecutionPlan>) -> Self {
         let properties = properties(input.schema(), 1);
-        Self { operator, fetch, input, properties }
+        Self {
+            operator,
+            fetch,
+            input,
+            properties,
+        }
     }
 
     /// Returns the operator's id.
@@ -44,14 +51,25 @@ impl GlobalLimitExec {
         KeyedTables::new(&[], &[count])
     }
 
-    fn over(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(self.operator, self.fetch, children.swap_remove(0))))
+    fn over(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(
+            self.operator,
+            self.fetch,
+            children.swap_remove(0),
+        )))
     }
 }
 
 impl DisplayAs for GlobalLimitExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GlobalLimitExec: operator={}, fetch={}", self.operator, self.fetch)
+        write!(
+            f,
+            "GlobalLimitExec: operator={}, fetch={}",
+            self.operator, self.fetch
+        )
     }
 }
 
@@ -67,7 +85,11 @@ impl ExecutionPlan for GlobalLimitExec {
         vec![Distribution::SinglePartition]
     }
 
-    fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        _partition: usize,
+        context: Arc<TaskContext>,
+    ) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let (operator, fetch) = (self.operator, self.fetch);
         let input = self.input.execute(0, context)?;
@@ -75,17 +97,27 @@ impl ExecutionPlan for GlobalLimitExec {
             let kept = run(operator, fetch, input, &batch).await?;
             Ok::<_, DataFusionError>(futures::stream::iter(kept.into_iter().map(Ok)))
         };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), futures::stream::once(rows).try_flatten().boxed())))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.schema(),
+            futures::stream::once(rows).try_flatten().boxed(),
+        )))
     }
 }
 
-async fn run(operator: usize, fetch: u64, mut input: SendableRecordBatchStream, batch: &BatchContext) -> PlanResult<Vec<RecordBatch>> {
+async fn run(
+    operator: usize,
+    fetch: u64,
+    mut input: SendableRecordBatchStream,
+    batch: &BatchContext,
+) -> PlanResult<Vec<RecordBatch>> {
     let lane = keyless_lane(batch.state.lanes);
     let store = Arc::clone(&batch.state.stores[operator][lane]);
     let mut store = store.lock().await;
     let groups = store.tables.intern(0, &[], 1)?;
     let (_, values) = store.tables.values(0, &groups)?;
-    let before = values.first().map_or(0, |v| v.as_primitive::<Int64Type>().value(0) as u64);
+    let before = values
+        .first()
+        .map_or(0, |v| v.as_primitive::<Int64Type>().value(0) as u64);
     let mut left = fetch.saturating_sub(before) as usize;
     let mut kept = Vec::new();
     // The input is read to its end even when nothing more may pass: watermarks and offsets move on.
@@ -101,7 +133,9 @@ async fn run(operator: usize, fetch: u64, mut input: SendableRecordBatchStream, 
         let count: ArrayRef = Arc::new(Int64Array::from(vec![before as i64 + passed as i64]));
         store.tables.put(0, &groups, Vec::new(), vec![count])?;
     }
-    store.commit(batch.state.store.as_ref(), batch.batch_id + 1, batch.run).await?;
+    store
+        .commit(batch.state.store.as_ref(), batch.batch_id + 1, batch.run)
+        .await?;
     let mut report = batch.report();
     let report = &mut report.operators[operator];
     report.rows_total = 1;

@@ -7,8 +7,8 @@ use datafusion::catalog::Session;
 use datafusion::common::{Result as PlanResult, internal_datafusion_err};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, LogicalPlan, UserDefinedLogicalNode};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use super::nodes::{GlobalLimitNode, StatefulAggregateNode, WatermarkNode};
@@ -31,20 +31,36 @@ impl ExtensionPlanner for StreamLowering {
         session: &dyn Session,
         planning_context: &PhysicalPlanningContext,
     ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(input) = physical_inputs.first() else { return Ok(None) };
+        let Some(input) = physical_inputs.first() else {
+            return Ok(None);
+        };
         let any = node.as_any();
         if let Some(node) = any.downcast_ref::<WatermarkNode>() {
             let column = node.input.schema().index_of_column(&node.column)?;
-            let number = node.node.ok_or_else(|| internal_datafusion_err!("a watermark without a number"))?;
-            return Ok(Some(Arc::new(WatermarkExec::new(number, column, Arc::clone(input)))));
+            let number = node
+                .node
+                .ok_or_else(|| internal_datafusion_err!("a watermark without a number"))?;
+            return Ok(Some(Arc::new(WatermarkExec::new(
+                number,
+                column,
+                Arc::clone(input),
+            ))));
         }
         if let Some(node) = any.downcast_ref::<GlobalLimitNode>() {
-            return Ok(Some(Arc::new(GlobalLimitExec::new(node.operator, node.fetch, Arc::clone(input)))));
+            return Ok(Some(Arc::new(GlobalLimitExec::new(
+                node.operator,
+                node.fetch,
+                Arc::clone(input),
+            ))));
         }
         if let Some(node) = any.downcast_ref::<StatefulAggregateNode>() {
             let spec = aggregate_spec(node, planner, input, session, planning_context)?;
             let partitions = session.config().target_partitions();
-            return Ok(Some(Arc::new(StatefulAggregateExec::new(Arc::new(spec), Arc::clone(input), partitions))));
+            return Ok(Some(Arc::new(StatefulAggregateExec::new(
+                Arc::new(spec),
+                Arc::clone(input),
+                partitions,
+            ))));
         }
         Ok(None)
     }
@@ -67,8 +83,14 @@ fn aggregate_spec(
     for expr in &node.aggregates {
         let physical_schema = input.schema();
         let props = session.execution_props();
-        let lowered =
-            LoweredAggregateBuilder::new(expr, logical_schema, &physical_schema, props, planning_context).build()?;
+        let lowered = LoweredAggregateBuilder::new(
+            expr,
+            logical_schema,
+            &physical_schema,
+            props,
+            planning_context,
+        )
+        .build()?;
         functions.push(lowered.aggregate);
         filters.push(lowered.filter);
     }

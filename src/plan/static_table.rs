@@ -10,18 +10,25 @@ use datafusion::datasource::{TableProvider, TableType};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::stream_table::StreamTable;
 use crate::operator::static_read::{StaticFiles, StaticReadExec};
 
 /// A table of files.
 #[derive(Debug)]
 pub struct StaticTable {
     files: StaticFiles,
+    stream: StreamTable,
 }
 
 impl StaticTable {
-    /// Makes a table of `files`.
-    pub fn new(files: StaticFiles) -> Self {
-        Self { files }
+    /// Makes a table of `files`; `stream` is what the word STREAM before it makes of it.
+    pub fn new(files: StaticFiles, stream: StreamTable) -> Self {
+        Self { files, stream }
+    }
+
+    /// Returns the same files as a stream.
+    pub fn as_stream(&self) -> &StreamTable {
+        &self.stream
     }
 }
 
@@ -35,11 +42,21 @@ impl TableProvider for StaticTable {
         TableType::Base
     }
 
-    async fn scan(&self, _: &dyn Session, projection: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let schema = match projection {
             Some(columns) => Arc::new(self.schema().project(columns)?),
             None => self.schema(),
         };
-        Ok(Arc::new(StaticReadExec::new(self.files.clone(), schema, projection.cloned())))
+        Ok(Arc::new(StaticReadExec::new(
+            self.files.clone(),
+            schema,
+            projection.cloned(),
+        )))
     }
 }

@@ -50,7 +50,13 @@ impl TableProvider for StreamTable {
         TableType::Base
     }
 
-    async fn scan(&self, _: &dyn Session, _: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         Err(not_collectable(&self.name).into())
     }
 }
@@ -88,13 +94,21 @@ impl TableProvider for BoundStream {
             None => Arc::clone(&self.schema),
         };
         let partitions = session.config().target_partitions();
-        Ok(Arc::new(SourceReadExec::new(self.source, self.name.clone(), schema, projection.cloned(), partitions)))
+        Ok(Arc::new(SourceReadExec::new(
+            self.source,
+            self.name.clone(),
+            schema,
+            projection.cloned(),
+            partitions,
+        )))
     }
 }
 
 /// Returns the stream that `plan` scans, where it is the scan of one.
 pub fn scanned_stream(plan: &LogicalPlan) -> Option<StreamTable> {
-    let LogicalPlan::TableScan(scan) = plan else { return None };
+    let LogicalPlan::TableScan(scan) = plan else {
+        return None;
+    };
     let provider = source_as_provider(&scan.source).ok()?;
     let table: &dyn std::any::Any = provider.as_ref();
     table.downcast_ref::<StreamTable>().cloned()
@@ -110,7 +124,11 @@ pub fn is_streaming(plan: &LogicalPlan) -> bool {
             let table: &dyn std::any::Any = provider.as_ref();
             found |= table.is::<StreamTable>() || table.is::<BoundStream>();
         }
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        Ok(if found {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
     };
     // The visitor itself never fails.
     let _ = plan.apply(visit);

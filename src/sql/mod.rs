@@ -5,10 +5,12 @@
 //! SQL parser knows; positions survive, so that every error points at the line and column of the script. Planning
 //! what was parsed is another step's work.
 
+pub mod binder;
 mod clause;
 mod create;
 pub mod data_type;
-pub mod interval;
+pub mod functions;
+pub mod relation;
 mod relation_tokens;
 pub mod script;
 pub mod statement;

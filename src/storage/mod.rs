@@ -17,8 +17,8 @@ pub mod manifest;
 mod object;
 mod place;
 
-pub(crate) use checked::{decode_or_remedy, file_path};
 pub use checked::{checksum, decode_checked, encode_checked, read_checked, write_checked};
+pub(crate) use checked::{decode_or_remedy, file_path};
 pub use local::LocalStore;
 pub(crate) use local::{Link, blocking, create_folder, failed, link_new, sync_dir};
 pub use object::ObjectBackedStore;

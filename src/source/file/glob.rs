@@ -23,8 +23,10 @@ impl Segment {
             return Ok(Self::AnyDepth);
         }
         let pattern = Pattern::new(text).map_err(|e| {
-            Error::invalid_option(format!("'{text}' in a path is not a pattern: {e}; write [[] for a plain ["))
-                .with_source(e)
+            Error::invalid_option(format!(
+                "'{text}' in a path is not a pattern: {e}; write [[] for a plain ["
+            ))
+            .with_source(e)
         })?;
         Ok(Self::Name(pattern))
     }
@@ -62,22 +64,29 @@ pub(super) fn has_wildcard(text: &str) -> bool {
 /// Returns how many of `parts` the segments match: all of them where the pattern means the file itself, fewer where
 /// it means a folder above it. `None` where neither does.
 pub(super) fn matched_segments(segments: &[Segment], parts: &[&str]) -> Option<usize> {
-    let Some((segment, rest)) = segments.split_first() else { return Some(0) };
+    let Some((segment, rest)) = segments.split_first() else {
+        return Some(0);
+    };
     match segment {
         Segment::AnyDepth if rest.is_empty() => (!parts.is_empty()).then_some(parts.len() - 1),
-        Segment::AnyDepth => {
-            (0..parts.len()).find_map(|skipped| Some(skipped + matched_segments(rest, &parts[skipped..])?))
-        }
+        Segment::AnyDepth => (0..parts.len())
+            .find_map(|skipped| Some(skipped + matched_segments(rest, &parts[skipped..])?)),
         Segment::Name(_) => {
             let (part, others) = parts.split_first()?;
-            if segment.matches(part) { Some(1 + matched_segments(rest, others)?) } else { None }
+            if segment.matches(part) {
+                Some(1 + matched_segments(rest, others)?)
+            } else {
+                None
+            }
         }
     }
 }
 
 /// Spells out `{a,b}`: one pattern for each choice. A brace without its partner stays.
 pub(super) fn spelled_out(pattern: &str) -> Vec<String> {
-    let Some(open) = pattern.find('{') else { return vec![pattern.to_string()] };
+    let Some(open) = pattern.find('{') else {
+        return vec![pattern.to_string()];
+    };
     let (mut depth, mut choices, mut begin) = (0, Vec::new(), open + 1);
     for (at, letter) in pattern.char_indices().skip_while(|(at, _)| *at < open) {
         match letter {
@@ -89,7 +98,10 @@ pub(super) fn spelled_out(pattern: &str) -> Vec<String> {
             '}' if depth == 1 => {
                 choices.push(&pattern[begin..at]);
                 let (before, after) = (&pattern[..open], &pattern[at + 1..]);
-                return choices.iter().flat_map(|choice| spelled_out(&format!("{before}{choice}{after}"))).collect();
+                return choices
+                    .iter()
+                    .flat_map(|choice| spelled_out(&format!("{before}{choice}{after}")))
+                    .collect();
             }
             '}' => depth -= 1,
             _ => {}
@@ -112,8 +124,14 @@ mod tests {
     fn a_pattern_may_mean_a_folder() {
         let segments = parse_segments(&["2013*", "**", "*.json"]).unwrap();
         assert_eq!(matched_segments(&segments, &["2013-01", "x.json"]), Some(2));
-        assert_eq!(matched_segments(&segments, &["2013-01", "a", "b", "x.json"]), Some(4));
+        assert_eq!(
+            matched_segments(&segments, &["2013-01", "a", "b", "x.json"]),
+            Some(4)
+        );
         assert_eq!(matched_segments(&segments, &["2014", "x.json"]), None);
-        assert_eq!(matched_segments(&parse_segments(&["a*"]).unwrap(), &["ab", "c", "d"]), Some(1));
+        assert_eq!(
+            matched_segments(&parse_segments(&["a*"]).unwrap(), &["ab", "c", "d"]),
+            Some(1)
+        );
     }
 }

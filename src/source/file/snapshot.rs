@@ -40,7 +40,9 @@ impl Snapshots {
             }
         }
         let Some(number) = kept else { return Ok(None) };
-        let Some(bytes) = read_checked(self.store.as_ref(), &name(number)).await? else { return Ok(None) };
+        let Some(bytes) = read_checked(self.store.as_ref(), &name(number)).await? else {
+            return Ok(None);
+        };
         let offset = FileOffset::parse(&serde_json::from_slice(&bytes)?)?;
         if offset.log_offset == number {
             return Ok(Some(offset));
@@ -70,7 +72,10 @@ impl Snapshots {
 
     async fn numbers(&self) -> Result<Vec<u64>> {
         let names = self.store.list("").await?;
-        Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect())
+        Ok(names
+            .iter()
+            .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok())
+            .collect())
     }
 }
 

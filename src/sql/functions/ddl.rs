@@ -15,7 +15,10 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `InvalidQuery` that says where the text stops making sense.
 pub(super) fn parse_schema(text: &str) -> Result<DataType> {
-    let mut parser = Parser { cursor: Cursor::new(text), text };
+    let mut parser = Parser {
+        cursor: Cursor::new(text),
+        text,
+    };
     // a list of columns and a type can begin alike: `date date` and `date`
     let as_columns = match parser.columns(None) {
         Ok(columns) => return Ok(DataType::Struct(columns)),
@@ -30,7 +33,11 @@ pub(super) fn parse_schema(text: &str) -> Result<DataType> {
         Err(error) => (parser.cursor.position(), error),
     };
     // the reading that came further is the one that was meant
-    Err(if as_type.0 > as_columns.0 { as_type.1 } else { as_columns.1 })
+    Err(if as_type.0 > as_columns.0 {
+        as_type.1
+    } else {
+        as_columns.1
+    })
 }
 
 struct Parser<'a> {
@@ -42,11 +49,17 @@ impl Parser<'_> {
     fn bad(&self, expected: &str) -> Error {
         let (text, at) = (self.text, self.cursor.position() + 1);
         let example = "a INT, b STRING, c STRUCT<d: ARRAY<DOUBLE>>";
-        Error::invalid_query(format!("'{text}' is no schema: {expected} is missing at character {at}; write '{example}'"))
+        Error::invalid_query(format!(
+            "'{text}' is no schema: {expected} is missing at character {at}; write '{example}'"
+        ))
     }
 
     fn skip_spaces(&mut self) {
-        while self.cursor.peek().is_some_and(|byte| byte.is_ascii_whitespace()) {
+        while self
+            .cursor
+            .peek()
+            .is_some_and(|byte| byte.is_ascii_whitespace())
+        {
             self.cursor.seek(self.cursor.position() + 1);
         }
     }
@@ -57,7 +70,11 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, byte: u8) -> Result<()> {
-        if self.eat(byte) { Ok(()) } else { Err(self.bad(&format!("'{}'", char::from(byte)))) }
+        if self.eat(byte) {
+            Ok(())
+        } else {
+            Err(self.bad(&format!("'{}'", char::from(byte))))
+        }
     }
 
     /// Reads a name; one in backticks may hold anything.
@@ -65,12 +82,16 @@ impl Parser<'_> {
         self.skip_spaces();
         if self.cursor.eat(b'`') {
             let rest = self.cursor.rest();
-            let Some(end) = rest.find('`') else { return Err(self.bad("a closing '`'")) };
+            let Some(end) = rest.find('`') else {
+                return Err(self.bad("a closing '`'"));
+            };
             self.cursor.seek(self.cursor.position() + end + 1);
             return Ok(rest[..end].to_string());
         }
         let rest = self.cursor.rest();
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
         if end == 0 {
             return Err(self.bad("a name"));
         }
@@ -82,7 +103,10 @@ impl Parser<'_> {
     fn eat_keyword(&mut self, word: &str) -> bool {
         self.skip_spaces();
         let start = self.cursor.position();
-        if self.name().is_ok_and(|name| name.eq_ignore_ascii_case(word)) {
+        if self
+            .name()
+            .is_ok_and(|name| name.eq_ignore_ascii_case(word))
+        {
             return true;
         }
         self.cursor.seek(start);
@@ -124,7 +148,9 @@ impl Parser<'_> {
 
     fn comment(&mut self) -> Result<()> {
         self.expect(b'\'')?;
-        let Some(end) = self.cursor.rest().find('\'') else { return Err(self.bad("a closing quote")) };
+        let Some(end) = self.cursor.rest().find('\'') else {
+            return Err(self.bad("a closing quote"));
+        };
         self.cursor.seek(self.cursor.position() + end + 1);
         Ok(())
     }
@@ -195,7 +221,9 @@ impl Parser<'_> {
         }
         loop {
             self.skip_spaces();
-            let Some(number) = self.cursor.digits(1, 9) else { return Err(self.bad("a number")) };
+            let Some(number) = self.cursor.digits(1, 9) else {
+                return Err(self.bad("a number"));
+            };
             numbers.push(number);
             if !self.eat(b',') {
                 self.expect(b')')?;
@@ -206,8 +234,14 @@ impl Parser<'_> {
 }
 
 fn map_of(key: DataType, value: DataType) -> DataType {
-    let entry = vec![Field::new("key", key, false), Field::new("value", value, true)];
-    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)), false)
+    let entry = vec![
+        Field::new("key", key, false),
+        Field::new("value", value, true),
+    ];
+    DataType::Map(
+        Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)),
+        false,
+    )
 }
 
 #[cfg(test)]
@@ -218,19 +252,34 @@ mod tests {
     fn schemas_are_read() {
         let field = |name: &str, data_type| Field::new(name, data_type, true);
         let table = [
-            ("a INT", DataType::Struct(vec![field("a", DataType::Int32)].into())),
+            (
+                "a INT",
+                DataType::Struct(vec![field("a", DataType::Int32)].into()),
+            ),
             (
                 " `a b`: decimal(12, 2) NOT NULL COMMENT 'x', c timestamp ",
-                DataType::Struct(vec![field("a b", DataType::Decimal128(12, 2)), field("c", TIMESTAMP)].into()),
+                DataType::Struct(
+                    vec![
+                        field("a b", DataType::Decimal128(12, 2)),
+                        field("c", TIMESTAMP),
+                    ]
+                    .into(),
+                ),
             ),
-            ("date date", DataType::Struct(vec![field("date", DataType::Date32)].into())),
+            (
+                "date date",
+                DataType::Struct(vec![field("date", DataType::Date32)].into()),
+            ),
             ("date", DataType::Date32),
             (
                 "struct<a:bigint,b:array<struct<c string>>>",
                 DataType::Struct(
                     vec![
                         field("a", DataType::Int64),
-                        field("b", list_of(DataType::Struct(vec![field("c", DataType::Utf8)].into()))),
+                        field(
+                            "b",
+                            list_of(DataType::Struct(vec![field("c", DataType::Utf8)].into())),
+                        ),
                     ]
                     .into(),
                 ),
@@ -241,7 +290,10 @@ mod tests {
             assert_eq!(parse_schema(text).unwrap(), expected, "{text}");
         }
         let error = parse_schema("a INT, b STRNG").unwrap_err().to_string();
-        assert!(error.contains("a type is missing at character 10"), "{error}");
+        assert!(
+            error.contains("a type is missing at character 10"),
+            "{error}"
+        );
         assert!(parse_schema("struct<a int").is_err());
         assert!(parse_schema("decimal(50)").is_err());
     }

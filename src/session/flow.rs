@@ -1,0 +1,183 @@
+//! Flows: queries that SQL names, and the order in which they run.
+//!
+//! A flow that ends by itself runs after those that write what it reads; flows that never end run side by side. One
+//! that fails takes those that read from it with it, and no others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::logical_expr::LogicalPlan;
+use futures::future::{BoxFuture, FutureExt, Shared, join_all};
+
+use super::start::QueryRequest;
+use super::{Inner, locked};
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::query::Trigger;
+use crate::sink::{OutputMode, Sink};
+
+/// A query that SQL named, not yet started.
+#[derive(Clone)]
+pub(super) struct Flow {
+    pub(super) name: String,
+    pub(super) plan: LogicalPlan,
+    pub(super) mode: OutputMode,
+    pub(super) trigger: Trigger,
+    pub(super) checkpoint: Option<String>,
+    /// The table it writes.
+    pub(super) target: String,
+    pub(super) format: String,
+    pub(super) location: Option<String>,
+    pub(super) options: Options,
+    pub(super) partition_by: Vec<String>,
+    /// What writes the target, where that is no format of the registry.
+    pub(super) own_sink: Option<Arc<dyn Sink>>,
+    /// The tables it reads, streams and others.
+    pub(super) reads: Vec<String>,
+    /// Whether it was started (or is not to be).
+    pub(super) started: bool,
+}
+
+/// The names of the tables that `plan` scans.
+pub(super) fn tables_read(plan: &LogicalPlan) -> Vec<String> {
+    let mut names = Vec::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            names.push(scan.table_name.table().to_string());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    names.sort();
+    names.dedup();
+    if visited.is_err() { Vec::new() } else { names }
+}
+
+type Ended = Shared<BoxFuture<'static, std::result::Result<(), Arc<Error>>>>;
+
+impl Inner {
+    /// Runs the flows that were declared and not started, and waits until all have ended.
+    ///
+    /// # Errors
+    /// `InvalidQuery` where flows feed each other in a circle; else the first error that ended one, the others having
+    /// gone on.
+    pub(super) async fn run_flows(self: &Arc<Self>) -> Result<()> {
+        let mut waiting: Vec<Flow> = Vec::new();
+        for flow in locked(&self.flows).iter_mut().filter(|flow| !flow.started) {
+            flow.started = true;
+            waiting.push(flow.clone());
+        }
+        let writers = |target: &str| waiting.iter().filter(|f| f.target == target).count();
+        let shared: Vec<bool> = waiting.iter().map(|f| writers(&f.target) > 1).collect();
+        let order = in_order(&waiting)?;
+        let mut ended: BTreeMap<usize, Ended> = BTreeMap::new();
+        for index in order {
+            let flow = waiting[index].clone();
+            let feeding = waiting
+                .iter()
+                .enumerate()
+                .filter(|(i, f)| *i != index && flow.reads.contains(&f.target));
+            let feeding: Vec<(String, bool, Ended)> = feeding
+                .filter_map(|(i, f)| {
+                    Some((
+                        f.name.clone(),
+                        f.trigger.is_bounded(),
+                        ended.get(&i)?.clone(),
+                    ))
+                })
+                .collect();
+            let (session, shared) = (Arc::clone(self), shared[index]);
+            let run = async move {
+                session
+                    .run_flow(flow, shared, feeding)
+                    .await
+                    .map_err(Arc::new)
+            };
+            // Each on a task of its own, so that flows run in parallel.
+            let task = tokio::spawn(run);
+            let joined = async move {
+                task.await.unwrap_or_else(|e| {
+                    Err(Arc::new(Error::internal(format!(
+                        "a flow's task failed: {e}"
+                    ))))
+                })
+            };
+            ended.insert(index, joined.boxed().shared());
+        }
+        let results = join_all(ended.into_values()).await;
+        match results.into_iter().find_map(std::result::Result::err) {
+            Some(error) => Err(Error::copy_of(&error)),
+            None => Ok(()),
+        }
+    }
+
+    async fn run_flow(
+        &self,
+        flow: Flow,
+        shared: bool,
+        feeding: Vec<(String, bool, Ended)>,
+    ) -> Result<()> {
+        for (name, bounded, ended) in feeding {
+            // A flow that never ends is read while it writes.
+            if (bounded || ended.peek().is_some())
+                && let Err(error) = ended.await
+            {
+                return Err(Error::copy_of(&error).context(format!(
+                    "flow {} did not run, since flow {name} failed",
+                    flow.name
+                )));
+            }
+        }
+        if *self.stopping.borrow() {
+            return Ok(());
+        }
+        let mut options = flow.options.clone();
+        if shared && flow.location.is_some() {
+            options.set("shared", true);
+        }
+        let name = flow.name.clone();
+        let named = |e: Error| e.context(format!("flow {name}"));
+        let query = self
+            .start(QueryRequest {
+                name: flow.name,
+                plan: flow.plan,
+                mode: flow.mode,
+                trigger: flow.trigger,
+                format: flow.format,
+                path: flow.location,
+                options,
+                partition_by: flow.partition_by,
+                checkpoint: flow.checkpoint,
+                own_sink: flow.own_sink,
+            })
+            .await
+            .map_err(named)?;
+        query.await_termination().await.map_err(named)
+    }
+}
+
+/// Indexes of `flows`, those that feed others first.
+fn in_order(flows: &[Flow]) -> Result<Vec<usize>> {
+    let mut order = Vec::with_capacity(flows.len());
+    let mut done = vec![false; flows.len()];
+    while order.len() < flows.len() {
+        let blocked = |i: usize| {
+            (0..flows.len())
+                .any(|j| j != i && !done[j] && flows[i].reads.contains(&flows[j].target))
+                || flows[i].reads.contains(&flows[i].target)
+        };
+        let Some(next) = (0..flows.len()).find(|i| !done[*i] && !blocked(*i)) else {
+            let circle: Vec<&str> = (0..flows.len())
+                .filter(|i| !done[*i])
+                .map(|i| flows[i].name.as_str())
+                .collect();
+            return Err(Error::invalid_query(format!(
+                "the flows {} feed each other in a circle: none of them can come first",
+                circle.join(", ")
+            )));
+        };
+        done[next] = true;
+        order.push(next);
+    }
+    Ok(order)
+}

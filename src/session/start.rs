@@ -1,0 +1,154 @@
+//! Starting a query: plan, sink and checkpoint come together. SQL's flows and DataFrames' writers both end here.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use object_store::memory::InMemory;
+
+use super::Inner;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::plan::StreamPlan;
+use crate::query::streaming_query::QueryStart;
+use crate::query::{StreamingQuery, Trigger};
+use crate::sink::memory::{MemorySink, MemoryTable};
+use crate::sink::{OutputMode, Sink, SinkSpec};
+use crate::storage::{DurableStore, ObjectBackedStore, open_place};
+
+/// What is to be started.
+pub(super) struct QueryRequest {
+    pub(super) name: String,
+    pub(super) plan: LogicalPlan,
+    pub(super) mode: OutputMode,
+    pub(super) trigger: Trigger,
+    pub(super) format: String,
+    pub(super) path: Option<String>,
+    pub(super) options: Options,
+    pub(super) partition_by: Vec<String>,
+    pub(super) checkpoint: Option<String>,
+    pub(super) own_sink: Option<Arc<dyn Sink>>,
+}
+
+impl Inner {
+    /// Plans a query in `mode`, checking everything that can be checked before it starts.
+    pub(super) async fn plan_stream(
+        &self,
+        plan: LogicalPlan,
+        mode: OutputMode,
+    ) -> Result<StreamPlan> {
+        let plan = plain_text(plan)?;
+        StreamPlan::build(&self.context.state(), plan, mode, self.settings().lanes).await
+    }
+
+    /// Starts a query.
+    pub(super) async fn start(&self, request: QueryRequest) -> Result<StreamingQuery> {
+        self.queries.check_name(&request.name)?;
+        let plan = self.plan_stream(request.plan.clone(), request.mode).await?;
+        let sink = match &request.own_sink {
+            Some(sink) => Arc::clone(sink),
+            None => self.make_sink(&request, &plan.schema).await?,
+        };
+        if !sink.supports(request.mode) {
+            return Err(unsupported_mode(sink.as_ref(), request.mode));
+        }
+        let checkpoint = Checkpoint::open(checkpoint_store(&request)?).await?;
+        let query = StreamingQuery::start(QueryStart {
+            name: request.name,
+            plan,
+            settings: self.settings().of_query(&self.clock),
+            trigger: request.trigger,
+            checkpoint,
+            sink,
+            listeners: self.queries.listeners().clone(),
+        })
+        .await?;
+        self.queries.add(query.clone());
+        Ok(query)
+    }
+
+    /// Makes a sink by its format.
+    pub(super) async fn make_sink(
+        &self,
+        request: &QueryRequest,
+        schema: &SchemaRef,
+    ) -> Result<Arc<dyn Sink>> {
+        if request.format == "memory" {
+            request.options.check_known("memory sink", &[])?;
+            let table = MemoryTable::new(Arc::clone(schema));
+            self.context.deregister_table(request.name.as_str())?;
+            self.context
+                .register_table(request.name.as_str(), Arc::clone(&table) as _)?;
+            return Ok(Arc::new(MemorySink::new(table)));
+        }
+        let spec = SinkSpec {
+            format: request.format.clone(),
+            path: request.path.clone(),
+            options: request.options.clone(),
+            partition_by: request.partition_by.clone(),
+            schema: Arc::clone(schema),
+            name: request.name.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        self.registry().sink(&request.format)?.create(&spec).await
+    }
+}
+
+/// The error for a sink that cannot take rows of `mode`.
+pub(super) fn unsupported_mode(sink: &dyn Sink, mode: OutputMode) -> Error {
+    Error::unsupported(format!(
+        "{} does not support {mode} mode, only append; console, memory, noop and foreach_batch take all modes",
+        sink.description()
+    ))
+}
+
+/// A durable sink remembers beside its files; another, where nothing else is said, as long as the process lives.
+fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
+    match (&request.checkpoint, &request.path) {
+        (Some(location), _) => open_place(location),
+        (None, Some(path)) => {
+            if ["manifest", "staging"].contains(&request.name.as_str()) {
+                return Err(Error::invalid_query(format!(
+                    "a query called '{}' needs a CHECKPOINT: the name is taken below the sink's _millstream folder",
+                    request.name
+                )));
+            }
+            open_place(&format!(
+                "{}/_millstream/{}",
+                path.trim_end_matches('/'),
+                request.name
+            ))
+        }
+        (None, None) => Ok(Arc::new(ObjectBackedStore::new(
+            Arc::new(InMemory::new()),
+            object_store::path::Path::default(),
+        ))),
+    }
+}
+
+/// Text leaves as plain strings, whatever DataFusion computed with.
+fn plain_text(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let schema = Arc::clone(plan.schema());
+    if !schema
+        .fields()
+        .iter()
+        .any(|f| *f.data_type() == DataType::Utf8View)
+    {
+        return Ok(plan);
+    }
+    let column = |(qualifier, field): (
+        Option<&datafusion::common::TableReference>,
+        &Arc<datafusion::arrow::datatypes::Field>,
+    )| {
+        let column = Expr::Column((qualifier, field).into());
+        match field.data_type() {
+            DataType::Utf8View => {
+                cast(column, DataType::Utf8).alias_qualified(qualifier.cloned(), field.name())
+            }
+            _ => column,
+        }
+    };
+    let columns: Vec<Expr> = schema.iter().map(column).collect();
+    Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
+}

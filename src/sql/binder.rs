@@ -1,0 +1,210 @@
+//! Statements → DataFusion's logical plans: what SQL over streams adds to DataFusion's planner.
+//!
+//! Stream relations, watermarks and window table functions are planned here into the nodes that DataFrames use too;
+//! everything else is DataFusion's own planning.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use datafusion::common::{DataFusionError, Diagnostic, Result as PlanResult};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::planner::TypePlanner;
+use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::sqlparser::ast::{
+    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, SetExpr, SetOperator,
+    Statement, TableFactor, Value, VisitMut, VisitorMut,
+};
+
+use super::script::{Location, Piece};
+use super::stream_relation::STREAM_FUNCTION;
+use super::window_column::resolve_window_columns;
+use crate::error::{Error, Result};
+use crate::plan::stream_table::is_streaming;
+
+/// Plans a query. The plan is neither analyzed nor optimized.
+///
+/// # Errors
+/// `InvalidQuery` with line, column and a caret where DataFusion says which part of the text is wrong.
+pub async fn plan_query(
+    state: &SessionState,
+    mut query: Query,
+    piece: &Piece,
+) -> Result<LogicalPlan> {
+    resolve_window_columns(&mut query);
+    let mut rewrite = Rewrite { intersects: false };
+    if let ControlFlow::Break(error) = query.visit(&mut rewrite) {
+        return Err(locate(DataFusionError::from(*error), piece));
+    }
+    let statement = DataFusionStatement::Statement(Box::new(Statement::Query(Box::new(query))));
+    let plan = state
+        .statement_to_plan(statement)
+        .await
+        .map_err(|e| locate(e, piece))?;
+    if rewrite.intersects && is_streaming(&plan) {
+        return Err(locate(
+            Error::unsupported(
+                "INTERSECT over a stream is not supported in any output mode; use a join",
+            )
+            .into(),
+            piece,
+        ));
+    }
+    Ok(plan)
+}
+
+/// Plans any other statement that DataFusion knows.
+///
+/// # Errors
+/// As [`plan_query`].
+pub async fn plan_statement(
+    state: &SessionState,
+    mut statement: DataFusionStatement,
+    piece: &Piece,
+) -> Result<LogicalPlan> {
+    if let DataFusionStatement::Statement(sql) = &mut statement {
+        let mut rewrite = Rewrite { intersects: false };
+        if let ControlFlow::Break(error) = sql.visit(&mut rewrite) {
+            return Err(locate(DataFusionError::from(*error), piece));
+        }
+    }
+    state
+        .statement_to_plan(statement)
+        .await
+        .map_err(|e| locate(e, piece))
+}
+
+/// Says where in the script an error of planning is.
+pub fn locate(error: DataFusionError, piece: &Piece) -> Error {
+    let at = diagnostic(&error)
+        .and_then(|d| d.span)
+        .map(|span| Location {
+            line: span.start.line,
+            column: span.start.column,
+        });
+    let error = Error::from(error);
+    let message = match at {
+        Some(at) if at.line > 0 => piece.point(at, error.message()),
+        _ => format!(
+            "line {}, column {}: {}",
+            piece.line,
+            piece.column,
+            error.message()
+        ),
+    };
+    Error::new(error.kind(), message).with_source(error)
+}
+
+fn diagnostic(error: &DataFusionError) -> Option<&Diagnostic> {
+    match error {
+        DataFusionError::Diagnostic(diagnostic, _) => Some(diagnostic),
+        DataFusionError::Context(_, inner) => diagnostic(inner),
+        DataFusionError::Collection(all) => all.iter().find_map(diagnostic),
+        DataFusionError::Shared(inner) => diagnostic(inner),
+        _ => None,
+    }
+}
+
+/// Rewrites of the parsed query that DataFusion's planner needs.
+struct Rewrite {
+    intersects: bool,
+}
+
+impl VisitorMut for Rewrite {
+    type Break = Box<Error>;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        self.look_for_intersect(&query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<Self::Break> {
+        // Spark's DISTRIBUTE BY only says how rows lie in memory.
+        select.distribute_by.clear();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        if let TableFactor::Table {
+            sample: Some(_), ..
+        } = factor
+        {
+            return ControlFlow::Break(Box::new(Error::unsupported(
+                "TABLESAMPLE is not supported; use WHERE rand() < fraction",
+            )));
+        }
+        // The planner resolves names that stand in a FROM: a name within an argument becomes a query of its own.
+        if let TableFactor::Table {
+            name,
+            args: Some(args),
+            ..
+        } = factor
+            && name.to_string() == STREAM_FUNCTION
+            && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(first))) = args.args.first_mut()
+            && let Some(table) = literal(first)
+        {
+            match select_all(table) {
+                Ok(query) => *first = Expr::Subquery(Box::new(query)),
+                Err(error) => return ControlFlow::Break(Box::new(error)),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::Function(function) = expr
+            && ["explode", "explode_outer"]
+                .iter()
+                .any(|name| function.name.to_string().eq_ignore_ascii_case(name))
+        {
+            function.name = ObjectName::from(vec![Ident::new("unnest")]);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Rewrite {
+    fn look_for_intersect(&mut self, body: &SetExpr) {
+        if let SetExpr::SetOperation {
+            op, left, right, ..
+        } = body
+        {
+            self.intersects |= *op == SetOperator::Intersect;
+            self.look_for_intersect(left);
+            self.look_for_intersect(right);
+        }
+    }
+}
+
+fn literal(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `SELECT * FROM table`, the table's name as text with its quotes.
+fn select_all(table: String) -> Result<Query> {
+    let parsed = super::script::parse_query(&format!("SELECT * FROM {table}"))?;
+    Ok(parsed)
+}
+
+/// Types as Spark has them where DataFusion's differ: TIMESTAMP counts microseconds.
+#[derive(Debug)]
+pub struct SparkTypes;
+
+impl TypePlanner for SparkTypes {
+    fn plan_type_field(&self, sql_type: &ast::DataType) -> PlanResult<Option<FieldRef>> {
+        let planned = match sql_type {
+            ast::DataType::Timestamp(..) | ast::DataType::Datetime(_) => {
+                Some(DataType::Timestamp(TimeUnit::Microsecond, None))
+            }
+            _ => None,
+        };
+        Ok(planned.map(|data_type| Arc::new(Field::new("", data_type, true))))
+    }
+}
