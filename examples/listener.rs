@@ -11,24 +11,15 @@ struct Printer;
 
 impl StreamingQueryListener for Printer {
     fn on_query_started(&self, event: &QueryStarted) {
-        println!(
-            "started: {}",
-            event.name.as_deref().unwrap_or("a query without a name")
-        );
+        println!("started: {}", event.name.as_deref().unwrap_or("a query without a name"));
     }
 
     fn on_query_progress(&self, progress: &StreamingQueryProgress) {
-        println!(
-            "batch {}: {} rows in",
-            progress.batch_id, progress.num_input_rows
-        );
+        println!("batch {}: {} rows in", progress.batch_id, progress.num_input_rows);
     }
 
     fn on_query_terminated(&self, event: &QueryTerminated) {
-        println!(
-            "ended: {}",
-            event.exception.as_deref().unwrap_or("all is well")
-        );
+        println!("ended: {}", event.exception.as_deref().unwrap_or("all is well"));
     }
 }
 
@@ -37,11 +28,7 @@ async fn main() -> Result<()> {
     let session = Session::new();
     session.add_listener(Arc::new(Printer));
 
-    let schema = Arc::new(Schema::new(vec![Field::new(
-        "origin",
-        DataType::Utf8,
-        true,
-    )]));
+    let schema = Arc::new(Schema::new(vec![Field::new("origin", DataType::Utf8, true)]));
     let flights = session
         .read_stream()
         .format("json")

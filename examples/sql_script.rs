@@ -24,9 +24,7 @@ async fn main() -> Result<()> {
     session.run_script(SCRIPT).await?;
 
     // What the flows left in memory tables stays in the session; a batch query is an ordinary DataFrame.
-    let days = session
-        .sql("SELECT day, origin, flights, longest_delay FROM days ORDER BY day, origin")
-        .await?;
+    let days = session.sql("SELECT day, origin, flights, longest_delay FROM days ORDER BY day, origin").await?;
     let rows = days.clone().count().await?;
     println!("{rows} rows:");
     days.show().await?;

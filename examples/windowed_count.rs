@@ -12,11 +12,7 @@ async fn main() -> Result<()> {
 
     // Fields of the files that are not named here are not read.
     let schema = Arc::new(Schema::new(vec![
-        Field::new(
-            "sched_dep",
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            true,
-        ),
+        Field::new("sched_dep", DataType::Timestamp(TimeUnit::Microsecond, None), true),
         Field::new("dep_delay", DataType::Int32, true),
         Field::new("origin", DataType::Utf8, true),
     ]));
@@ -31,10 +27,7 @@ async fn main() -> Result<()> {
 
     let counted = flights.with_watermark("sched_dep", "3 hours")?.aggregate(
         vec![window(col("sched_dep"), "6 hours"), col("origin")],
-        vec![
-            count(lit(1)).alias("flights"),
-            avg(col("dep_delay")).alias("delay"),
-        ],
+        vec![count(lit(1)).alias("flights"), avg(col("dep_delay")).alias("delay")],
     )?;
 
     // The memory sink makes a table of the query's name.

@@ -67,12 +67,7 @@ pub struct Error {
 impl Error {
     /// Makes an error of `kind`; `message` says what, where and what to do.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            context: Vec::new(),
-            source: None,
-        }
+        Self { kind, message: message.into(), context: Vec::new(), source: None }
     }
 
     /// Makes an [`ErrorKind::InvalidQuery`].
@@ -117,12 +112,7 @@ impl Error {
 
     /// Returns an error of the same kind and words, without the cause: for a second reader.
     pub fn copy_of(other: &Error) -> Self {
-        Self {
-            kind: other.kind,
-            message: other.message.clone(),
-            context: other.context.clone(),
-            source: None,
-        }
+        Self { kind: other.kind, message: other.message.clone(), context: other.context.clone(), source: None }
     }
 
     /// Adds the cause.
@@ -161,9 +151,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source
-            .as_deref()
-            .map(|e| e as &(dyn StdError + 'static))
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
     }
 }
 
@@ -183,22 +171,15 @@ impl From<DataFusionError> for Error {
                 e => e,
             },
             DataFusionError::Diagnostic(_, inner) => Self::from(*inner),
-            DataFusionError::Collection(mut all) if !all.is_empty() => {
-                Self::from(all.swap_remove(0))
-            }
+            DataFusionError::Collection(mut all) if !all.is_empty() => Self::from(all.swap_remove(0)),
             DataFusionError::ArrowError(inner, _) => Self::from(*inner),
             DataFusionError::Shared(inner) => shared(&inner),
             DataFusionError::ResourcesExhausted(m) => Self::new(ErrorKind::ResourcesExhausted, m),
             DataFusionError::NotImplemented(m) => Self::unsupported(m),
             DataFusionError::Execution(m) => Self::data_invalid(m),
-            e @ (DataFusionError::Plan(_)
-            | DataFusionError::SchemaError(..)
-            | DataFusionError::SQL(..)) => {
+            e @ (DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::SQL(..)) => {
                 let message = e.strip_backtrace();
-                let message = message
-                    .split_once(": ")
-                    .map_or(message.as_str(), |(_, m)| m)
-                    .to_string();
+                let message = message.split_once(": ").map_or(message.as_str(), |(_, m)| m).to_string();
                 Self::invalid_query(message).with_source(e)
             }
             DataFusionError::IoError(e) => Self::from(e),
@@ -216,9 +197,7 @@ fn shared(error: &DataFusionError) -> Error {
         },
         DataFusionError::Shared(inner) => shared(inner),
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => shared(inner),
-        DataFusionError::ResourcesExhausted(m) => {
-            Error::new(ErrorKind::ResourcesExhausted, m.clone())
-        }
+        DataFusionError::ResourcesExhausted(m) => Error::new(ErrorKind::ResourcesExhausted, m.clone()),
         DataFusionError::Execution(m) => Error::data_invalid(m.clone()),
         e => Error::internal(e.strip_backtrace()),
     }
@@ -243,9 +222,7 @@ impl From<ArrowError> for Error {
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         let kind = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::OutOfMemory => {
-                ErrorKind::ResourcesExhausted
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::OutOfMemory => ErrorKind::ResourcesExhausted,
             _ => ErrorKind::Unavailable,
         };
         Self::new(kind, error.to_string()).with_source(error)

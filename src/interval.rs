@@ -31,14 +31,7 @@ const fn unit(
     short: &'static [&'static str],
     (months, days, nanos): (i128, i128, i128),
 ) -> Unit {
-    Unit {
-        plural,
-        singular,
-        short,
-        months,
-        days,
-        nanos,
-    }
+    Unit { plural, singular, short, months, days, nanos }
 }
 
 static UNITS: [Unit; 10] = [
@@ -46,24 +39,9 @@ static UNITS: [Unit; 10] = [
     unit("months", "month", &["mon", "mons"], (1, 0, 0)),
     unit("weeks", "week", &["w"], (0, 7, 0)),
     unit("days", "day", &["d"], (0, 1, 0)),
-    unit(
-        "hours",
-        "hour",
-        &["h", "hr", "hrs"],
-        (0, 0, 3_600_000_000_000),
-    ),
-    unit(
-        "minutes",
-        "minute",
-        &["m", "min", "mins"],
-        (0, 0, 60_000_000_000),
-    ),
-    unit(
-        "seconds",
-        "second",
-        &["s", "sec", "secs"],
-        (0, 0, 1_000_000_000),
-    ),
+    unit("hours", "hour", &["h", "hr", "hrs"], (0, 0, 3_600_000_000_000)),
+    unit("minutes", "minute", &["m", "min", "mins"], (0, 0, 60_000_000_000)),
+    unit("seconds", "second", &["s", "sec", "secs"], (0, 0, 1_000_000_000)),
     unit("milliseconds", "millisecond", &["ms"], (0, 0, 1_000_000)),
     unit("microseconds", "microsecond", &["us"], (0, 0, 1_000)),
     unit("nanoseconds", "nanosecond", &["ns"], (0, 0, 1)),
@@ -84,11 +62,7 @@ struct Component {
 /// `InvalidQuery` where the text is no interval: it names the unit that was meant.
 pub fn parse_interval(text: &str) -> Result<IntervalMonthDayNano> {
     let (months, days, nanos) = totals(text)?;
-    match (
-        i32::try_from(months),
-        i32::try_from(days),
-        i64::try_from(nanos),
-    ) {
+    match (i32::try_from(months), i32::try_from(days), i64::try_from(nanos)) {
         (Ok(months), Ok(days), Ok(nanos)) => Ok(IntervalMonthDayNano::new(months, days, nanos)),
         _ => Err(too_long(text)),
     }
@@ -117,9 +91,7 @@ pub(super) fn canonical(text: &str) -> Result<String> {
 
 /// Returns whether `word` is a unit's whole name; abbreviations are units only within quotes.
 pub(super) fn is_unit(word: &str) -> bool {
-    UNITS
-        .iter()
-        .any(|u| word.eq_ignore_ascii_case(u.plural) || word.eq_ignore_ascii_case(u.singular))
+    UNITS.iter().any(|u| word.eq_ignore_ascii_case(u.plural) || word.eq_ignore_ascii_case(u.singular))
 }
 
 /// Sums an interval as (months, days, nanoseconds).
@@ -129,9 +101,7 @@ pub(super) fn is_unit(word: &str) -> bool {
 /// `InvalidQuery` where it has months, which have no fixed length.
 pub fn interval_us(interval: &IntervalMonthDayNano) -> Result<i64> {
     if interval.months != 0 {
-        return Err(Error::invalid_query(
-            "months have no fixed length; use days",
-        ));
+        return Err(Error::invalid_query("months have no fixed length; use days"));
     }
     Ok(i64::from(interval.days) * 86_400_000_000 + interval.nanoseconds / 1_000)
 }
@@ -139,12 +109,7 @@ pub fn interval_us(interval: &IntervalMonthDayNano) -> Result<i64> {
 fn totals(text: &str) -> Result<(i128, i128, i128)> {
     let (mut months, mut days, mut nanos) = (0, 0, 0);
     for component in components(text)? {
-        let Component {
-            negative,
-            whole,
-            fraction,
-            unit,
-        } = component;
+        let Component { negative, whole, fraction, unit } = component;
         let sign = if negative { -1 } else { 1 };
         months += sign * whole * unit.months;
         days += sign * whole * unit.days;
@@ -156,9 +121,7 @@ fn totals(text: &str) -> Result<(i128, i128, i128)> {
         if unit.months > 0 {
             return Err(bad(text, &format!("{} have no fractions", unit.plural)));
         }
-        let digits: i128 = part
-            .parse()
-            .map_err(|_| bad(text, "a number was expected"))?;
+        let digits: i128 = part.parse().map_err(|_| bad(text, "a number was expected"))?;
         let scale = 10_i128.pow(u32::try_from(part.len()).unwrap_or(9));
         nanos += sign * digits * (unit.days * NANOS_PER_DAY + unit.nanos) / scale;
     }
@@ -196,35 +159,15 @@ fn component<'a>(text: &str, rest: &'a str) -> Result<(Component, &'a str)> {
         return Err(bad(text, &format!("a number was expected at '{rest}'")));
     }
     if name.is_empty() {
-        return Err(bad(
-            text,
-            &format!("{number} has no unit: write '{number} seconds'"),
-        ));
+        return Err(bad(text, &format!("{number} has no unit: write '{number} seconds'")));
     }
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if fraction.contains('.') || fraction.len() > 9 || whole.len() > 18 || number == "." {
-        return Err(bad(
-            text,
-            &format!("{number} is not a number of at most 18 digits, nine more after the point"),
-        ));
+        return Err(bad(text, &format!("{number} is not a number of at most 18 digits, nine more after the point")));
     }
-    let whole = if whole.is_empty() {
-        0
-    } else {
-        whole
-            .parse()
-            .map_err(|_| bad(text, "a number was expected"))?
-    };
+    let whole = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad(text, "a number was expected"))? };
     let unit = find_unit(name).ok_or_else(|| unknown_unit(text, name))?;
-    Ok((
-        Component {
-            negative,
-            whole,
-            fraction: fraction.to_string(),
-            unit,
-        },
-        tail.trim_start(),
-    ))
+    Ok((Component { negative, whole, fraction: fraction.to_string(), unit }, tail.trim_start()))
 }
 
 /// Splits before the first character that `stops`.
@@ -235,23 +178,14 @@ fn split_where(text: &str, stops: impl Fn(char) -> bool) -> (&str, &str) {
 /// Finds a unit by any of its names.
 fn find_unit(name: &str) -> Option<&'static Unit> {
     let lower = name.to_lowercase();
-    UNITS
-        .iter()
-        .find(|u| lower == u.plural || lower == u.singular || u.short.contains(&lower.as_str()))
+    UNITS.iter().find(|u| lower == u.plural || lower == u.singular || u.short.contains(&lower.as_str()))
 }
 
 fn unknown_unit(text: &str, name: &str) -> Error {
     let known: Vec<&str> = UNITS.iter().flat_map(|u| [u.plural, u.singular]).collect();
     let hint = match nearest(name, &known) {
         Some(near) => format!("did you mean '{near}'?"),
-        None => format!(
-            "units are {}",
-            UNITS
-                .iter()
-                .map(|u| u.plural)
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+        None => format!("units are {}", UNITS.iter().map(|u| u.plural).collect::<Vec<_>>().join(", ")),
     };
     bad(text, &format!("'{name}' is no unit of time; {hint}"))
 }
@@ -296,26 +230,14 @@ mod tests {
 
     #[test]
     fn months_and_days_stay_what_they_are() {
-        assert_eq!(
-            parse_interval("1 year 2 months 3 days").unwrap(),
-            IntervalMonthDayNano::new(14, 3, 0)
-        );
-        assert_eq!(
-            parse_interval("-2 weeks 1 ns").unwrap(),
-            IntervalMonthDayNano::new(0, -14, 1)
-        );
-        assert_eq!(
-            parse_interval("-1.25 seconds").unwrap(),
-            IntervalMonthDayNano::new(0, 0, -1_250_000_000)
-        );
+        assert_eq!(parse_interval("1 year 2 months 3 days").unwrap(), IntervalMonthDayNano::new(14, 3, 0));
+        assert_eq!(parse_interval("-2 weeks 1 ns").unwrap(), IntervalMonthDayNano::new(0, -14, 1));
+        assert_eq!(parse_interval("-1.25 seconds").unwrap(), IntervalMonthDayNano::new(0, 0, -1_250_000_000));
     }
 
     #[test]
     fn the_canonical_text_has_whole_units_only() {
-        assert_eq!(
-            canonical("interval 1 HOUR -1.50s").unwrap(),
-            "1 hours -1.50 seconds"
-        );
+        assert_eq!(canonical("interval 1 HOUR -1.50s").unwrap(), "1 hours -1.50 seconds");
         assert!(is_unit("Seconds") && !is_unit("s"));
     }
 

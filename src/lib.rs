@@ -53,9 +53,7 @@ pub mod prelude {
     pub use crate::error::{Error, ErrorKind};
     pub use crate::options::Options;
     pub use crate::plan::window_function::{sliding_window, window, window_time};
-    pub use crate::query::listener::{
-        QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener,
-    };
+    pub use crate::query::listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
     pub use crate::query::progress::StreamingQueryProgress;
     pub use crate::query::{StreamingQuery, StreamingQueryManager, Trigger};
     pub use crate::session::dataframe::StreamingDataFrame;

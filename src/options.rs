@@ -22,30 +22,23 @@ impl Options {
     /// Sets `name` to `value`, replacing what it was.
     pub fn set(&mut self, name: impl Into<String>, value: impl ToString) -> &mut Self {
         let name = name.into();
-        self.entries
-            .insert(name.to_lowercase(), (name, value.to_string()));
+        self.entries.insert(name.to_lowercase(), (name, value.to_string()));
         self
     }
 
     /// Returns the value of `name`, in whatever case either was written.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.entries
-            .get(&name.to_lowercase())
-            .map(|(_, value)| value.as_str())
+        self.entries.get(&name.to_lowercase()).map(|(_, value)| value.as_str())
     }
 
     /// Removes `name` and returns its value.
     pub fn remove(&mut self, name: &str) -> Option<String> {
-        self.entries
-            .remove(&name.to_lowercase())
-            .map(|(_, value)| value)
+        self.entries.remove(&name.to_lowercase()).map(|(_, value)| value)
     }
 
     /// Returns names (as written) and values, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries
-            .values()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.entries.values().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Returns whether there are none.
@@ -55,8 +48,7 @@ impl Options {
 
     /// Takes over every entry of `other`, which wins over one of the same name here.
     pub fn extend(&mut self, other: &Options) {
-        self.entries
-            .extend(other.entries.iter().map(|(k, v)| (k.clone(), v.clone())));
+        self.entries.extend(other.entries.iter().map(|(k, v)| (k.clone(), v.clone())));
     }
 
     /// Returns `name` read as a `T`, or `None` where it is not set.
@@ -64,14 +56,7 @@ impl Options {
     /// # Errors
     /// `InvalidOption` where the value is not a `T`; `expected` says what one looks like.
     pub fn parsed<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>> {
-        self.get(name)
-            .map(|value| {
-                value
-                    .trim()
-                    .parse()
-                    .map_err(|_| bad_value(name, value, expected))
-            })
-            .transpose()
+        self.get(name).map(|value| value.trim().parse().map_err(|_| bad_value(name, value, expected))).transpose()
     }
 
     /// Returns `name` read as true or false, or `default` where it is not set.
@@ -109,9 +94,7 @@ impl Options {
                     Some(near) => format!("did you mean '{near}'?"),
                     None => format!("known options: {}", known.join(", ")),
                 };
-                return Err(Error::invalid_option(format!(
-                    "{what} has no option '{name}'; {hint}"
-                )));
+                return Err(Error::invalid_option(format!("{what} has no option '{name}'; {hint}")));
             }
         }
         Ok(())
@@ -173,9 +156,7 @@ mod tests {
     #[test]
     fn an_unknown_name_names_the_near_miss() {
         let options: Options = [("maxFilePerTriger", "3")].into_iter().collect();
-        let error = options
-            .check_known("json source", &["path", "maxFilesPerTrigger"])
-            .unwrap_err();
+        let error = options.check_known("json source", &["path", "maxFilesPerTrigger"]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "invalid option: json source has no option 'maxFilePerTriger'; did you mean 'maxFilesPerTrigger'?"

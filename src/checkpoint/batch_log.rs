@@ -38,10 +38,7 @@ pub struct BatchLog<E> {
 impl<E: LogEntry> BatchLog<E> {
     /// Makes the log of the checkpoint in `store`; nothing is created before the first entry is.
     pub fn new(store: Arc<dyn DurableStore>) -> Self {
-        Self {
-            store,
-            entry: PhantomData,
-        }
+        Self { store, entry: PhantomData }
     }
 
     /// Writes the entry of a batch. Durable on return.
@@ -60,8 +57,7 @@ impl<E: LogEntry> BatchLog<E> {
                 None => false,
             };
             if !same {
-                let run =
-                    there.map_or_else(String::new, |there| format!(" by run {}", there.run()));
+                let run = there.map_or_else(String::new, |there| format!(" by run {}", there.run()));
                 return Err(Error::new(
                     ErrorKind::Fenced,
                     format!(
@@ -171,13 +167,11 @@ impl<E: LogEntry> BatchLog<E> {
     /// What to do about a bad entry: one that was not committed may go, since nothing of it is visible.
     async fn remedy(&self, batch_id: i64) -> Result<String> {
         let commit = format!("{}/{batch_id}", layout::COMMITS);
-        Ok(
-            if E::FOLDER == layout::OFFSETS && self.store.read(&commit).await?.is_none() {
-                format!("batch {batch_id} was not committed: delete this file to run it again")
-            } else {
-                layout::restore_or_rewind(batch_id - 1)
-            },
-        )
+        Ok(if E::FOLDER == layout::OFFSETS && self.store.read(&commit).await?.is_none() {
+            format!("batch {batch_id} was not committed: delete this file to run it again")
+        } else {
+            layout::restore_or_rewind(batch_id - 1)
+        })
     }
 }
 
@@ -187,11 +181,8 @@ fn name<E: LogEntry>(batch_id: i64) -> String {
 
 fn parse<E: LogEntry>(path: &str, bytes: bytes::Bytes, batch_id: i64, remedy: &str) -> Result<E> {
     let payload = decode_or_remedy(path, bytes, remedy)?;
-    let entry: E = serde_json::from_slice(&payload).map_err(|error| {
-        Error::corrupt(format!(
-            "{path}: not an entry of this log ({error}); {remedy}"
-        ))
-    })?;
+    let entry: E = serde_json::from_slice(&payload)
+        .map_err(|error| Error::corrupt(format!("{path}: not an entry of this log ({error}); {remedy}")))?;
     if entry.batch_id() == batch_id {
         return Ok(entry);
     }

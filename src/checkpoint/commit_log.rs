@@ -58,13 +58,9 @@ pub struct StateFiles {
 ///
 /// # Errors
 /// `CheckpointCorrupt` where it is missing or altered.
-pub(crate) async fn read_state_file(
-    state: &dyn DurableStore,
-    file: &StateFile,
-) -> Result<bytes::Bytes> {
+pub(crate) async fn read_state_file(state: &dyn DurableStore, file: &StateFile) -> Result<bytes::Bytes> {
     let path = file_path(state, &file.name);
-    let remedy =
-        "restore it from a copy, or go back to an older batch with `millstream checkpoint rewind`";
+    let remedy = "restore it from a copy, or go back to an older batch with `millstream checkpoint rewind`";
     let Some(bytes) = state.read(&file.name).await? else {
         return Err(Error::corrupt(format!("{path} is missing; {remedy}")));
     };

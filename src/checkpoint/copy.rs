@@ -40,41 +40,17 @@ pub async fn copy(from: Arc<dyn DurableStore>, to: Arc<dyn DurableStore>) -> Res
         put(to.as_ref(), &format!("{STATE}/{}", file.name), bytes).await?;
     }
     // Sources find in the offsets of all retained batches what they have read.
-    let offsets = OffsetLog::new(Arc::clone(&from))
-        .entries_up_to(commit.batch_id)
-        .await?;
-    let sources = offsets
-        .iter()
-        .map(|entry| entry.sources.len())
-        .max()
-        .unwrap_or(0);
+    let offsets = OffsetLog::new(Arc::clone(&from)).entries_up_to(commit.batch_id).await?;
+    let sources = offsets.iter().map(|entry| entry.sources.len()).max().unwrap_or(0);
     for folder in (0..sources).map(layout::journal) {
         for name in from.list(&folder).await? {
-            copy_file(
-                from.as_ref(),
-                to.as_ref(),
-                &format!("{folder}/{name}"),
-                false,
-            )
-            .await?;
+            copy_file(from.as_ref(), to.as_ref(), &format!("{folder}/{name}"), false).await?;
         }
     }
     for entry in &offsets {
-        copy_file(
-            from.as_ref(),
-            to.as_ref(),
-            &format!("{OFFSETS}/{}", entry.batch_id),
-            true,
-        )
-        .await?;
+        copy_file(from.as_ref(), to.as_ref(), &format!("{OFFSETS}/{}", entry.batch_id), true).await?;
     }
-    copy_file(
-        from.as_ref(),
-        to.as_ref(),
-        &format!("{COMMITS}/{}", commit.batch_id),
-        true,
-    )
-    .await?;
+    copy_file(from.as_ref(), to.as_ref(), &format!("{COMMITS}/{}", commit.batch_id), true).await?;
     copy_file(from.as_ref(), to.as_ref(), METADATA, true).await
 }
 
@@ -87,11 +63,7 @@ pub async fn copy(from: Arc<dyn DurableStore>, to: Arc<dyn DurableStore>) -> Res
 /// # Errors
 /// `CheckpointIncompatible` where the sink holds later batches; `InvalidOption` where the batch is not retained;
 /// `CheckpointCorrupt` where its state is missing or altered.
-pub async fn rewind(
-    store: Arc<dyn DurableStore>,
-    to_batch: i64,
-    sink_last_batch: Option<i64>,
-) -> Result<usize> {
+pub async fn rewind(store: Arc<dyn DurableStore>, to_batch: i64, sink_last_batch: Option<i64>) -> Result<usize> {
     metadata::existing(store.as_ref()).await?;
     if let Some(published) = sink_last_batch.filter(|published| *published > to_batch) {
         return Err(Error::incompatible(format!(
@@ -103,24 +75,13 @@ pub async fn rewind(
     let commit_log = CommitLog::new(Arc::clone(&store));
     let offset_log = OffsetLog::new(Arc::clone(&store));
     let committed = commit_log.batch_ids().await?;
-    let (Some(commit), Some(_)) = (
-        commit_log.get(to_batch).await?,
-        offset_log.get(to_batch).await?,
-    ) else {
-        return Err(Error::invalid_option(
-            match (committed.first(), committed.last()) {
-                (Some(first), Some(last)) => {
-                    format!(
-                        "batch {to_batch} is not retained in {}: batches {first} to {last} are",
-                        store.location()
-                    )
-                }
-                _ => format!(
-                    "batch {to_batch} is not retained in {}: no batch is committed",
-                    store.location()
-                ),
-            },
-        ));
+    let (Some(commit), Some(_)) = (commit_log.get(to_batch).await?, offset_log.get(to_batch).await?) else {
+        return Err(Error::invalid_option(match (committed.first(), committed.last()) {
+            (Some(first), Some(last)) => {
+                format!("batch {to_batch} is not retained in {}: batches {first} to {last} are", store.location())
+            }
+            _ => format!("batch {to_batch} is not retained in {}: no batch is committed", store.location()),
+        }));
     };
     let state = store.below(STATE);
     for file in commit.state.iter().flat_map(|operator| &operator.files) {
@@ -141,17 +102,10 @@ pub async fn rewind(
 }
 
 /// Copies a file as it is; one with an envelope is checked on the way.
-async fn copy_file(
-    from: &dyn DurableStore,
-    to: &dyn DurableStore,
-    name: &str,
-    checked: bool,
-) -> Result<()> {
+async fn copy_file(from: &dyn DurableStore, to: &dyn DurableStore, name: &str, checked: bool) -> Result<()> {
     let path = file_path(from, name);
     let Some(bytes) = from.read(name).await? else {
-        return Err(Error::corrupt(format!(
-            "{path} is missing now; copy from a query that is stopped"
-        )));
+        return Err(Error::corrupt(format!("{path} is missing now; copy from a query that is stopped")));
     };
     if checked {
         decode_checked(&path, bytes.clone())?;
@@ -163,8 +117,5 @@ async fn put(to: &dyn DurableStore, name: &str, bytes: bytes::Bytes) -> Result<(
     if to.create(name, bytes).await? {
         return Ok(());
     }
-    Err(Error::incompatible(format!(
-        "{} is there already; copy a checkpoint to a new directory",
-        file_path(to, name)
-    )))
+    Err(Error::incompatible(format!("{} is there already; copy a checkpoint to a new directory", file_path(to, name))))
 }

@@ -85,10 +85,7 @@ pub async fn inspect(store: Arc<dyn DurableStore>) -> Result<Inspection> {
         query_id: metadata.id,
         runs: runs::runs(store.as_ref()).await?,
         batches,
-        state: commit_log
-            .latest()
-            .await?
-            .map_or_else(Vec::new, |commit| commit.state),
+        state: commit_log.latest().await?.map_or_else(Vec::new, |commit| commit.state),
     })
 }
 
@@ -97,47 +94,19 @@ impl fmt::Display for Inspection {
         writeln!(f, "checkpoint  {}", self.location)?;
         writeln!(f, "query       {}", self.query_id)?;
         let runs: Vec<String> = self.runs.iter().map(u64::to_string).collect();
-        writeln!(
-            f,
-            "runs        {}",
-            if runs.is_empty() {
-                "none".to_string()
-            } else {
-                runs.join(", ")
-            }
-        )?;
+        writeln!(f, "runs        {}", if runs.is_empty() { "none".to_string() } else { runs.join(", ") })?;
         writeln!(f, "batches")?;
         for batch in &self.batches {
-            let decided = if batch.committed {
-                "committed"
-            } else {
-                "planned, not committed"
-            };
-            writeln!(
-                f,
-                "  {}: {decided}, run {}, watermark {}",
-                batch.batch_id,
-                batch.run,
-                time(batch.watermark_ms)
-            )?;
+            let decided = if batch.committed { "committed" } else { "planned, not committed" };
+            writeln!(f, "  {}: {decided}, run {}, watermark {}", batch.batch_id, batch.run, time(batch.watermark_ms))?;
             for source in &batch.sources {
-                writeln!(
-                    f,
-                    "    {}: {} → {}",
-                    source.name,
-                    offset(&source.start),
-                    offset(&source.end)
-                )?;
+                writeln!(f, "    {}: {} → {}", source.name, offset(&source.start), offset(&source.end))?;
             }
         }
         writeln!(f, "state")?;
         for operator in &self.state {
             let bytes: u64 = operator.files.iter().map(|file| file.length).sum();
-            writeln!(
-                f,
-                "  operator {}: version {}, {bytes} bytes",
-                operator.operator, operator.version
-            )?;
+            writeln!(f, "  operator {}: version {}, {bytes} bytes", operator.operator, operator.version)?;
             for file in &operator.files {
                 writeln!(f, "    {}  {} bytes", file.name, file.length)?;
             }
@@ -147,10 +116,8 @@ impl fmt::Display for Inspection {
 }
 
 fn time(ms: i64) -> String {
-    DateTime::from_timestamp_millis(ms).map_or_else(
-        || "none".to_string(),
-        |time| time.to_rfc3339_opts(SecondsFormat::Millis, true),
-    )
+    DateTime::from_timestamp_millis(ms)
+        .map_or_else(|| "none".to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
 fn offset(offset: &Option<serde_json::Value>) -> String {

@@ -20,12 +20,7 @@ pub(crate) fn journal(source: usize) -> String {
 
 /// The batch ids that are names in `folder`, in order.
 pub(crate) async fn batch_ids(store: &dyn DurableStore, folder: &str) -> Result<Vec<i64>> {
-    let mut ids: Vec<i64> = store
-        .list(folder)
-        .await?
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
+    let mut ids: Vec<i64> = store.list(folder).await?.iter().filter_map(|name| name.parse().ok()).collect();
     ids.sort_unstable();
     Ok(ids)
 }

@@ -23,10 +23,7 @@ pub(crate) async fn read_or_create(store: &dyn DurableStore) -> Result<Metadata>
     if let Some(metadata) = read(store).await? {
         return Ok(metadata);
     }
-    let metadata = Metadata {
-        id: uuid::Uuid::new_v4().to_string(),
-        format: FORMAT,
-    };
+    let metadata = Metadata { id: uuid::Uuid::new_v4().to_string(), format: FORMAT };
     if write_checked(store, METADATA, serde_json::to_vec(&metadata)?).await? {
         return Ok(metadata);
     }
@@ -62,9 +59,7 @@ pub(crate) async fn read(store: &dyn DurableStore) -> Result<Option<Metadata>> {
     }
     let payload = decode_checked(&path, bytes)?;
     let metadata: Metadata = serde_json::from_slice(&payload).map_err(|error| {
-        Error::corrupt(format!(
-            "{path}: not a checkpoint's metadata ({error}); restore this file from a copy"
-        ))
+        Error::corrupt(format!("{path}: not a checkpoint's metadata ({error}); restore this file from a copy"))
     })?;
     if metadata.format > FORMAT {
         return Err(Error::incompatible(format!(
@@ -79,9 +74,6 @@ pub(crate) async fn read(store: &dyn DurableStore) -> Result<Option<Metadata>> {
 /// Reads the metadata of a checkpoint that must be there.
 pub(crate) async fn existing(store: &dyn DurableStore) -> Result<Metadata> {
     read(store).await?.ok_or_else(|| {
-        Error::unavailable(format!(
-            "{} holds no checkpoint (it has no file 'metadata')",
-            store.location()
-        ))
+        Error::unavailable(format!("{} holds no checkpoint (it has no file 'metadata')", store.location()))
     })
 }

@@ -125,11 +125,7 @@ mod tests {
             batch_timestamp_ms: 7,
             lanes: 2,
             conf: BTreeMap::from([("multipleWatermarkPolicy".to_string(), "min".to_string())]),
-            sources: vec![SourceOffsets {
-                name: "flights".into(),
-                start: None,
-                end: Some(json!({"row": batch_id})),
-            }],
+            sources: vec![SourceOffsets { name: "flights".into(), start: None, end: Some(json!({"row": batch_id})) }],
         }
     }
 
@@ -138,11 +134,7 @@ mod tests {
             batch_id,
             run,
             lanes: 1,
-            watermark: WatermarkState {
-                global_ms: 1_000,
-                nodes: vec![1_000, i64::MIN],
-                idle: vec![false, true],
-            },
+            watermark: WatermarkState { global_ms: 1_000, nodes: vec![1_000, i64::MIN], idle: vec![false, true] },
             state,
             sink: json!({"files": []}),
             fingerprint: json!(null),
@@ -154,11 +146,7 @@ mod tests {
         let checkpoint = Checkpoint::open(store(path)).await.unwrap();
         let run = checkpoint.run().number();
         for batch_id in 0..decided {
-            checkpoint
-                .offset_log()
-                .add(&offsets(batch_id, run))
-                .await
-                .unwrap();
+            checkpoint.offset_log().add(&offsets(batch_id, run)).await.unwrap();
             let name = format!("0/{batch_id}.delta");
             let bytes = format!("state of {batch_id}");
             let file = StateFile {
@@ -169,27 +157,11 @@ mod tests {
                 crc32: checksum(bytes.as_bytes()),
                 kind: FileKind::Delta,
             };
-            checkpoint
-                .state()
-                .create(&name, bytes.into())
-                .await
-                .unwrap();
-            let state = vec![StateFiles {
-                operator: 0,
-                version: batch_id + 1,
-                files: vec![file],
-            }];
-            checkpoint
-                .commit_log()
-                .add(&commit(batch_id, run, state))
-                .await
-                .unwrap();
+            checkpoint.state().create(&name, bytes.into()).await.unwrap();
+            let state = vec![StateFiles { operator: 0, version: batch_id + 1, files: vec![file] }];
+            checkpoint.commit_log().add(&commit(batch_id, run, state)).await.unwrap();
         }
-        checkpoint
-            .offset_log()
-            .add(&offsets(decided, run))
-            .await
-            .unwrap();
+        checkpoint.offset_log().add(&offsets(decided, run)).await.unwrap();
     }
 
     async fn open_error(path: &Path) -> Error {
@@ -202,38 +174,12 @@ mod tests {
         with_batches(dir.path(), 12).await;
         let checkpoint = Checkpoint::open(store(dir.path())).await.unwrap();
         assert_eq!(checkpoint.run().number(), 2);
-        assert_eq!(
-            checkpoint.offset_log().latest().await.unwrap(),
-            Some(offsets(12, 1))
-        );
-        assert_eq!(
-            checkpoint
-                .commit_log()
-                .latest()
-                .await
-                .unwrap()
-                .unwrap()
-                .batch_id,
-            11
-        );
-        assert_eq!(
-            checkpoint
-                .offset_log()
-                .entries_up_to(10)
-                .await
-                .unwrap()
-                .len(),
-            11
-        );
+        assert_eq!(checkpoint.offset_log().latest().await.unwrap(), Some(offsets(12, 1)));
+        assert_eq!(checkpoint.commit_log().latest().await.unwrap().unwrap().batch_id, 11);
+        assert_eq!(checkpoint.offset_log().entries_up_to(10).await.unwrap().len(), 11);
         assert_eq!(checkpoint.offset_log().get(40).await.unwrap(), None);
         let id = checkpoint.query_id().to_string();
-        assert_eq!(
-            Checkpoint::open(store(dir.path()))
-                .await
-                .unwrap()
-                .query_id(),
-            id
-        );
+        assert_eq!(Checkpoint::open(store(dir.path())).await.unwrap().query_id(), id);
     }
 
     #[tokio::test]
@@ -242,11 +188,7 @@ mod tests {
         let checkpoint = Checkpoint::open(store(dir.path())).await.unwrap();
         checkpoint.offset_log().add(&offsets(0, 1)).await.unwrap();
         checkpoint.offset_log().add(&offsets(0, 1)).await.unwrap(); // the very same entry is ours
-        let error = checkpoint
-            .offset_log()
-            .add(&offsets(0, 2))
-            .await
-            .unwrap_err();
+        let error = checkpoint.offset_log().add(&offsets(0, 2)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced);
         assert!(error.message().contains("offsets/0"), "{error}");
     }
@@ -257,10 +199,7 @@ mod tests {
         with_batches(dir.path(), 12).await;
         let checkpoint = Checkpoint::open(store(dir.path())).await.unwrap();
         checkpoint.offset_log().purge_below(9).await.unwrap();
-        assert_eq!(
-            checkpoint.offset_log().batch_ids().await.unwrap(),
-            [9, 10, 11, 12]
-        );
+        assert_eq!(checkpoint.offset_log().batch_ids().await.unwrap(), [9, 10, 11, 12]);
         let error = checkpoint.offset_log().purge_below(13).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
         Checkpoint::open(store(dir.path())).await.unwrap();
@@ -268,13 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_file_is_named_with_its_remedy() {
-        for missing in [
-            "offsets/3",
-            "commits/3",
-            "offsets/5",
-            "commits/4",
-            "metadata",
-        ] {
+        for missing in ["offsets/3", "commits/3", "offsets/5", "commits/4", "metadata"] {
             let dir = tempfile::tempdir().unwrap();
             with_batches(dir.path(), 6).await;
             if missing == "offsets/5" {
@@ -282,11 +215,7 @@ mod tests {
             }
             fs::remove_file(dir.path().join(missing)).unwrap();
             let error = open_error(dir.path()).await;
-            assert_eq!(
-                error.kind(),
-                ErrorKind::CheckpointCorrupt,
-                "{missing}: {error}"
-            );
+            assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt, "{missing}: {error}");
             assert!(error.message().contains(missing), "{missing}: {error}");
         }
     }
@@ -308,21 +237,11 @@ mod tests {
         let checkpoint = Checkpoint::open(store(dir.path())).await.unwrap();
         fs::write(dir.path().join("offsets/3"), "").unwrap();
         let error = checkpoint.offset_log().latest().await.unwrap_err();
-        assert!(
-            error
-                .message()
-                .contains("batch 3 was not committed: delete this file to run it again"),
-            "{error}"
-        );
+        assert!(error.message().contains("batch 3 was not committed: delete this file to run it again"), "{error}");
         fs::copy(dir.path().join("commits/1"), dir.path().join("commits/2")).unwrap();
         let error = checkpoint.commit_log().latest().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
-        assert!(
-            error
-                .message()
-                .contains("commits/2: batch 2 expected, batch 1 found"),
-            "{error}"
-        );
+        assert!(error.message().contains("commits/2: batch 2 expected, batch 1 found"), "{error}");
     }
 
     #[tokio::test]
@@ -332,19 +251,12 @@ mod tests {
         let error = open_error(dir.path()).await;
         assert_eq!(error.kind(), ErrorKind::CheckpointIncompatible);
         assert!(error.message().contains("Spark"), "{error}");
-        fs::write(
-            dir.path().join("metadata"),
-            encode_checked(b"{\"id\":\"7a1b\",\"format\":2}"),
-        )
-        .unwrap();
+        fs::write(dir.path().join("metadata"), encode_checked(b"{\"id\":\"7a1b\",\"format\":2}")).unwrap();
         let error = open_error(dir.path()).await;
         assert_eq!(error.kind(), ErrorKind::CheckpointIncompatible);
         assert!(error.message().contains("format 2"), "{error}");
         fs::write(dir.path().join("metadata"), "").unwrap();
-        assert_eq!(
-            open_error(dir.path()).await.kind(),
-            ErrorKind::CheckpointCorrupt
-        );
+        assert_eq!(open_error(dir.path()).await.kind(), ErrorKind::CheckpointCorrupt);
     }
 
     #[tokio::test]
@@ -358,9 +270,7 @@ mod tests {
         let text = inspection.to_string();
         assert!(text.contains("1970-01-01T00:00:12.000Z"), "{text}");
         assert!(text.contains("0/11.delta"), "{text}");
-        let nothing = inspect(store(&dir.path().join("nothing")))
-            .await
-            .unwrap_err();
+        let nothing = inspect(store(&dir.path().join("nothing"))).await.unwrap_err();
         assert_eq!(nothing.kind(), ErrorKind::Unavailable);
     }
 
@@ -373,14 +283,10 @@ mod tests {
         assert_eq!(copied.commit_log().batch_ids().await.unwrap(), [2]);
         assert_eq!(copied.offset_log().batch_ids().await.unwrap(), [0, 1, 2]);
         assert_eq!(copied.state().list("0").await.unwrap(), ["2.delta"]);
-        let error = copy(store(from.path()), store(to.path()))
-            .await
-            .unwrap_err();
+        let error = copy(store(from.path()), store(to.path())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CheckpointIncompatible);
         fs::write(from.path().join("state/0/2.delta"), "state of X").unwrap();
-        let error = copy(store(from.path()), store(&to.path().join("other")))
-            .await
-            .unwrap_err();
+        let error = copy(store(from.path()), store(&to.path().join("other"))).await.unwrap_err();
         assert!(error.message().contains("state/0/2.delta"), "{error}");
     }
 
@@ -395,30 +301,9 @@ mod tests {
         let error = rewind(store(dir.path()), 3, None).await.unwrap_err();
         assert!(error.message().contains("state/0/3.delta"), "{error}");
         assert_eq!(rewind(store(dir.path()), 2, Some(2)).await.unwrap(), 3);
-        assert_eq!(
-            owner.run().check().await.unwrap_err().kind(),
-            ErrorKind::Fenced
-        );
+        assert_eq!(owner.run().check().await.unwrap_err().kind(), ErrorKind::Fenced);
         let rewound = Checkpoint::open(store(dir.path())).await.unwrap();
-        assert_eq!(
-            rewound
-                .commit_log()
-                .latest()
-                .await
-                .unwrap()
-                .unwrap()
-                .batch_id,
-            2
-        );
-        assert_eq!(
-            rewound
-                .offset_log()
-                .latest()
-                .await
-                .unwrap()
-                .unwrap()
-                .batch_id,
-            2
-        );
+        assert_eq!(rewound.commit_log().latest().await.unwrap().unwrap().batch_id, 2);
+        assert_eq!(rewound.offset_log().latest().await.unwrap().unwrap().batch_id, 2);
     }
 }

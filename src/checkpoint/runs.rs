@@ -29,10 +29,7 @@ impl Run {
     /// `Unavailable` where the directory cannot be written.
     pub(crate) async fn take(store: Arc<dyn DurableStore>) -> Result<Self> {
         for _ in 0..ATTEMPTS {
-            let number = runs(store.as_ref())
-                .await?
-                .last()
-                .map_or(1, |last| last + 1);
+            let number = runs(store.as_ref()).await?.last().map_or(1, |last| last + 1);
             let payload = serde_json::to_vec(&serde_json::json!({ "run": number }))?;
             if !write_checked(store.as_ref(), &format!("{RUNS}/{number}"), payload).await? {
                 continue;
@@ -85,12 +82,7 @@ impl Run {
 
 /// The numbers of the runs on record, in order.
 pub(crate) async fn runs(store: &dyn DurableStore) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> = store
-        .list(RUNS)
-        .await?
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
+    let mut numbers: Vec<u64> = store.list(RUNS).await?.iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -112,25 +104,17 @@ mod tests {
         }
         newest.check().await.unwrap();
         assert_eq!(newest.number(), 21);
-        assert_eq!(
-            runs(store.as_ref()).await.unwrap(),
-            (11..=21).collect::<Vec<_>>()
-        );
+        assert_eq!(runs(store.as_ref()).await.unwrap(), (11..=21).collect::<Vec<_>>());
         let error = zombie.check().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced);
-        assert!(
-            error.message().contains("run 21") && error.message().contains(&store.location()),
-            "{error}"
-        );
+        assert!(error.message().contains("run 21") && error.message().contains(&store.location()), "{error}");
     }
 
     #[tokio::test]
     async fn no_two_runs_share_a_number() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn DurableStore> = Arc::new(LocalStore::new(dir.path()));
-        let runs: Vec<_> = (0..8)
-            .map(|_| tokio::spawn(Run::take(Arc::clone(&store))))
-            .collect();
+        let runs: Vec<_> = (0..8).map(|_| tokio::spawn(Run::take(Arc::clone(&store)))).collect();
         let mut numbers = Vec::new();
         for run in runs {
             numbers.push(run.await.unwrap().unwrap().number());

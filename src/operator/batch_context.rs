@@ -116,8 +116,7 @@ pub struct BatchReport {
     pub operators: Vec<OperatorReport>,
 }
 
-type SharedWork =
-    Shared<BoxFuture<'static, Result<Arc<dyn Any + Send + Sync>, Arc<DataFusionError>>>>;
+type SharedWork = Shared<BoxFuture<'static, Result<Arc<dyn Any + Send + Sync>, Arc<DataFusionError>>>>;
 
 /// One micro-batch, as its operators see it.
 pub struct BatchContext {
@@ -160,26 +159,12 @@ impl BatchContext {
             operators: vec![OperatorReport::default(); watermarks.len()],
         };
         let (report, shared, finished) = (Mutex::new(report), Mutex::default(), Mutex::default());
-        Self {
-            batch_id,
-            run,
-            mode,
-            inputs,
-            watermarks,
-            state,
-            clock,
-            report,
-            shared,
-            finished,
-        }
+        Self { batch_id, run, mode, inputs, watermarks, state, clock, report, shared, finished }
     }
 
     /// Notes that partition `partition` of the node that [`node_id`] calls `id` was read to its end.
     pub fn finished(&self, id: usize, partition: usize) {
-        self.finished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert((id, partition));
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).insert((id, partition));
     }
 
     /// Returns the partitions of `node` that nobody read to their end.
@@ -187,9 +172,7 @@ impl BatchContext {
         let id = Arc::as_ptr(node).cast::<()>() as usize;
         let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         let partitions = node.output_partitioning().partition_count();
-        (0..partitions)
-            .filter(|p| !finished.contains(&(id, *p)))
-            .collect()
+        (0..partitions).filter(|p| !finished.contains(&(id, *p))).collect()
     }
 
     /// Returns the batch that `context` runs.
@@ -233,9 +216,7 @@ impl BatchContext {
             entry.clone()
         };
         let result = running.await.map_err(DataFusionError::Shared)?;
-        result
-            .downcast::<T>()
-            .map_err(|_| Error::internal("an operator shares work of two types").into())
+        result.downcast::<T>().map_err(|_| Error::internal("an operator shares work of two types").into())
     }
 }
 

@@ -6,12 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int64Array, StructArray, TimestampMicrosecondArray,
-};
-use datafusion::arrow::datatypes::{
-    DataType, Field, Fields, Int64Type, TimeUnit, TimestampMicrosecondType,
-};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StructArray, TimestampMicrosecondArray};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::Result as PlanResult;
 use datafusion::common::cast::as_struct_array;
 
@@ -45,9 +41,7 @@ impl WindowSpec {
     /// between windows), or the start offset is not shorter than the slide.
     pub fn new(size_us: i64, slide_us: i64, start_us: i64) -> Result<Self> {
         if size_us <= 0 || slide_us <= 0 {
-            return Err(Error::invalid_query(
-                "window(): the window's length and slide must be above zero",
-            ));
+            return Err(Error::invalid_query("window(): the window's length and slide must be above zero"));
         }
         if slide_us > size_us {
             return Err(Error::invalid_query(
@@ -55,15 +49,9 @@ impl WindowSpec {
             ));
         }
         if start_us.abs() >= slide_us {
-            return Err(Error::invalid_query(
-                "window(): the start offset must be shorter than the slide",
-            ));
+            return Err(Error::invalid_query("window(): the start offset must be shorter than the slide"));
         }
-        Ok(Self {
-            size_us,
-            slide_us,
-            start_us,
-        })
+        Ok(Self { size_us, slide_us, start_us })
     }
 
     /// Returns whether each row falls into one window only.
@@ -90,19 +78,13 @@ impl WindowSpec {
     pub fn starts(&self, time_us: i64) -> impl Iterator<Item = i64> + use<> {
         let (size, slide) = (self.size_us, self.slide_us);
         let last = (time_us - self.start_us).div_euclid(slide) * slide + self.start_us;
-        (0..)
-            .map(move |i| last - i * slide)
-            .take_while(move |start| start + size > time_us)
+        (0..).map(move |i| last - i * slide).take_while(move |start| start + size > time_us)
     }
 }
 
 impl fmt::Display for WindowSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} us every {} us from {} us",
-            self.size_us, self.slide_us, self.start_us
-        )
+        write!(f, "{} us every {} us from {} us", self.size_us, self.slide_us, self.start_us)
     }
 }
 
@@ -135,14 +117,10 @@ impl EventKey {
     pub fn tables(&self, column: &ArrayRef) -> PlanResult<Vec<Option<i64>>> {
         let expiry = self.expiry(column)?;
         Ok(match self {
-            Self::Window(_, window) => expiry
-                .iter()
-                .map(|t| t.map(|t| window.pane_of(t)))
-                .collect(),
-            Self::Time { .. } | Self::WindowColumn(_) => expiry
-                .iter()
-                .map(|t| t.map(|t| t.div_euclid(BUCKET_US)))
-                .collect(),
+            Self::Window(_, window) => expiry.iter().map(|t| t.map(|t| window.pane_of(t))).collect(),
+            Self::Time { .. } | Self::WindowColumn(_) => {
+                expiry.iter().map(|t| t.map(|t| t.div_euclid(BUCKET_US))).collect()
+            }
         })
     }
 
@@ -152,9 +130,7 @@ impl EventKey {
             Self::Window(..) | Self::Time { .. } => micros(column)?,
             Self::WindowColumn(_) => {
                 let window = as_struct_array(column)?;
-                let end = window
-                    .column_by_name("end")
-                    .ok_or_else(|| Error::internal("a window without end"))?;
+                let end = window.column_by_name("end").ok_or_else(|| Error::internal("a window without end"))?;
                 micros(end)?
             }
         };
@@ -190,20 +166,13 @@ impl EventKey {
 
 /// The fields of a window: `start` and `end`.
 pub fn window_fields() -> Fields {
-    vec![
-        Field::new("start", TIME, true),
-        Field::new("end", TIME, true),
-    ]
-    .into()
+    vec![Field::new("start", TIME, true), Field::new("end", TIME, true)].into()
 }
 
 /// Makes `rows` copies of the window that starts at `start_us`.
 pub fn window_array(start_us: i64, size_us: i64, rows: usize) -> ArrayRef {
     let start: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(start_us, rows));
-    let end: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(
-        start_us + size_us,
-        rows,
-    ));
+    let end: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(start_us + size_us, rows));
     Arc::new(StructArray::new(window_fields(), vec![start, end], None))
 }
 
@@ -213,12 +182,8 @@ mod tests {
 
     #[test]
     fn windows_of_a_time() {
-        let starts = |size, slide, start, time| {
-            WindowSpec::new(size, slide, start)
-                .unwrap()
-                .starts(time)
-                .collect::<Vec<_>>()
-        };
+        let starts =
+            |size, slide, start, time| WindowSpec::new(size, slide, start).unwrap().starts(time).collect::<Vec<_>>();
         assert_eq!(starts(10, 10, 0, 9), [0]);
         assert_eq!(starts(10, 10, 0, 10), [10]);
         assert_eq!(starts(10, 10, 3, 1), [-7]);
@@ -233,10 +198,7 @@ mod tests {
         for time in -100..100 {
             let pane = window.pane_of(time);
             assert!(pane <= time && time < pane + 3);
-            assert_eq!(
-                window.starts(time).collect::<Vec<_>>(),
-                window.starts(pane).collect::<Vec<_>>()
-            );
+            assert_eq!(window.starts(time).collect::<Vec<_>>(), window.starts(pane).collect::<Vec<_>>());
         }
     }
 

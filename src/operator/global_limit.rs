@@ -10,9 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion::common::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
 use super::batch_context::BatchContext;
@@ -32,12 +30,7 @@ impl GlobalLimitExec {
     /// Makes the operator; its input is asked for as one partition, in order of arrival.
     pub fn new(operator: usize, fetch: u64, input: Arc<dyn ExecutionPlan>) -> Self {
         let properties = properties(input.schema(), 1);
-        Self {
-            operator,
-            fetch,
-            input,
-            properties,
-        }
+        Self { operator, fetch, input, properties }
     }
 
     /// Returns the operator's id.
@@ -51,25 +44,14 @@ impl GlobalLimitExec {
         KeyedTables::new(&[], &[count])
     }
 
-    fn over(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(
-            self.operator,
-            self.fetch,
-            children.swap_remove(0),
-        )))
+    fn over(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(self.operator, self.fetch, children.swap_remove(0))))
     }
 }
 
 impl DisplayAs for GlobalLimitExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "GlobalLimitExec: operator={}, fetch={}",
-            self.operator, self.fetch
-        )
+        write!(f, "GlobalLimitExec: operator={}, fetch={}", self.operator, self.fetch)
     }
 }
 
@@ -85,11 +67,7 @@ impl ExecutionPlan for GlobalLimitExec {
         vec![Distribution::SinglePartition]
     }
 
-    fn execute(
-        &self,
-        _partition: usize,
-        context: Arc<TaskContext>,
-    ) -> PlanResult<SendableRecordBatchStream> {
+    fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let (operator, fetch) = (self.operator, self.fetch);
         let input = self.input.execute(0, context)?;
@@ -97,10 +75,7 @@ impl ExecutionPlan for GlobalLimitExec {
             let kept = run(operator, fetch, input, &batch).await?;
             Ok::<_, DataFusionError>(futures::stream::iter(kept.into_iter().map(Ok)))
         };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            self.schema(),
-            futures::stream::once(rows).try_flatten().boxed(),
-        )))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), futures::stream::once(rows).try_flatten().boxed())))
     }
 }
 
@@ -115,9 +90,7 @@ async fn run(
     let mut store = store.lock().await;
     let groups = store.tables.intern(0, &[], 1)?;
     let (_, values) = store.tables.values(0, &groups)?;
-    let before = values
-        .first()
-        .map_or(0, |v| v.as_primitive::<Int64Type>().value(0) as u64);
+    let before = values.first().map_or(0, |v| v.as_primitive::<Int64Type>().value(0) as u64);
     let mut left = fetch.saturating_sub(before) as usize;
     let mut kept = Vec::new();
     // The input is read to its end even when nothing more may pass: watermarks and offsets move on.
@@ -133,9 +106,7 @@ async fn run(
         let count: ArrayRef = Arc::new(Int64Array::from(vec![before as i64 + passed as i64]));
         store.tables.put(0, &groups, Vec::new(), vec![count])?;
     }
-    store
-        .commit(batch.state.store.as_ref(), batch.batch_id + 1, batch.run)
-        .await?;
+    store.commit(batch.state.store.as_ref(), batch.batch_id + 1, batch.run).await?;
     let mut report = batch.report();
     let report = &mut report.operators[operator];
     report.rows_total = 1;

@@ -12,6 +12,4 @@ pub mod source_read;
 pub mod static_read;
 pub mod watermark;
 
-pub use batch_context::{
-    BatchContext, BatchReport, OperatorReport, OperatorWatermarks, StateLanes,
-};
+pub use batch_context::{BatchContext, BatchReport, OperatorReport, OperatorWatermarks, StateLanes};

@@ -37,30 +37,17 @@ impl SourceReadExec {
         projection: Option<Vec<usize>>,
         partitions: usize,
     ) -> Self {
-        Self {
-            source,
-            name,
-            projection,
-            partitions,
-            properties: properties(schema, partitions),
-        }
+        Self { source, name, projection, partitions, properties: properties(schema, partitions) }
     }
 
-    fn over(
-        self: Arc<Self>,
-        _children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    fn over(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
 }
 
 impl DisplayAs for SourceReadExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "SourceReadExec: source={} {}, partitions={}",
-            self.source, self.name, self.partitions
-        )
+        write!(f, "SourceReadExec: source={} {}, partitions={}", self.source, self.name, self.partitions)
     }
 }
 
@@ -82,11 +69,7 @@ impl ExecutionPlan for SourceReadExec {
         }))
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> PlanResult<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let input = batch.inputs[self.source].clone();
         let splits = share_of(&input.splits, partition, self.partitions).to_vec();
@@ -99,10 +82,7 @@ impl ExecutionPlan for SourceReadExec {
                 batch_size,
                 malformed_rows: Arc::clone(&input.malformed_rows),
             };
-            input
-                .source
-                .read(&split, read)
-                .map_err(datafusion::common::DataFusionError::from)
+            input.source.read(&split, read).map_err(datafusion::common::DataFusionError::from)
         });
         let rows = streams.try_flatten().inspect_ok(move |rows| {
             batch.report().source_rows[source_id] += rows.num_rows() as u64;
@@ -126,11 +106,7 @@ fn share_of(splits: &[Split], partition: usize, partitions: usize) -> &[Split] {
             })
             .count()
     };
-    let end = if partition + 1 == partitions {
-        splits.len()
-    } else {
-        boundary(partition + 1)
-    };
+    let end = if partition + 1 == partitions { splits.len() } else { boundary(partition + 1) };
     &splits[boundary(partition)..end]
 }
 
@@ -140,25 +116,15 @@ mod tests {
 
     #[test]
     fn every_split_goes_to_one_partition_in_order() {
-        for weights in [
-            vec![],
-            vec![5],
-            vec![1, 1, 1, 1, 1],
-            vec![100, 1, 1],
-            vec![0, 0, 7, 0, 9, 3],
-        ] {
+        for weights in [vec![], vec![5], vec![1, 1, 1, 1, 1], vec![100, 1, 1], vec![0, 0, 7, 0, 9, 3]] {
             let splits: Vec<Split> = weights
                 .iter()
                 .enumerate()
-                .map(|(i, w)| Split {
-                    description: serde_json::json!(i),
-                    weight: *w,
-                })
+                .map(|(i, w)| Split { description: serde_json::json!(i), weight: *w })
                 .collect();
             for partitions in 1..6 {
-                let dealt: Vec<Split> = (0..partitions)
-                    .flat_map(|p| share_of(&splits, p, partitions).to_vec())
-                    .collect();
+                let dealt: Vec<Split> =
+                    (0..partitions).flat_map(|p| share_of(&splits, p, partitions).to_vec()).collect();
                 assert_eq!(dealt, splits, "{weights:?} over {partitions}");
             }
         }

@@ -42,18 +42,10 @@ pub struct StaticReadExec {
 impl StaticReadExec {
     /// Makes the leaf; `schema` is projected already.
     pub fn new(files: StaticFiles, schema: SchemaRef, projection: Option<Vec<usize>>) -> Self {
-        Self {
-            files,
-            projection,
-            cache: Arc::default(),
-            properties: properties(schema, 1),
-        }
+        Self { files, projection, cache: Arc::default(), properties: properties(schema, 1) }
     }
 
-    fn over(
-        self: Arc<Self>,
-        _children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    fn over(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
 }
@@ -81,21 +73,10 @@ impl ExecutionPlan for StaticReadExec {
         }))
     }
 
-    fn execute(
-        &self,
-        _partition: usize,
-        context: Arc<TaskContext>,
-    ) -> PlanResult<SendableRecordBatchStream> {
-        let (files, projection, cache) = (
-            self.files.clone(),
-            self.projection.clone(),
-            Arc::clone(&self.cache),
-        );
+    fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
+        let (files, projection, cache) = (self.files.clone(), self.projection.clone(), Arc::clone(&self.cache));
         let batch_size = context.session_config().batch_size();
-        let in_stream = context
-            .session_config()
-            .get_extension::<BatchContext>()
-            .is_some();
+        let in_stream = context.session_config().get_extension::<BatchContext>().is_some();
         let rows = async move {
             let listing = list_files(&files.path).await?;
             if !in_stream {
@@ -107,17 +88,12 @@ impl ExecutionPlan for StaticReadExec {
             {
                 return Ok(futures::stream::iter(rows.into_iter().map(Ok)).boxed());
             }
-            let rows: Vec<RecordBatch> = read(files, listing.clone(), projection, batch_size)?
-                .try_collect()
-                .await?;
+            let rows: Vec<RecordBatch> = read(files, listing.clone(), projection, batch_size)?.try_collect().await?;
             *cache.lock().unwrap_or_else(PoisonError::into_inner) = Some((listing, rows.clone()));
             Ok(futures::stream::iter(rows.into_iter().map(Ok)).boxed())
         };
         let rows = futures::stream::once(rows).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            self.schema(),
-            rows.boxed(),
-        )))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.boxed())))
     }
 }
 
@@ -127,16 +103,8 @@ fn read(
     projection: Option<Vec<usize>>,
     batch_size: usize,
 ) -> PlanResult<futures::stream::BoxStream<'static, PlanResult<RecordBatch>>> {
-    let context = ReadContext {
-        projection,
-        batch_size,
-        malformed_rows: Arc::new(MalformedRows::default()),
-    };
-    let streams = futures::stream::iter(listing).map(move |file| {
-        files
-            .format
-            .read(&file, context.clone())
-            .map_err(datafusion::common::DataFusionError::from)
-    });
+    let context = ReadContext { projection, batch_size, malformed_rows: Arc::new(MalformedRows::default()) };
+    let streams = futures::stream::iter(listing)
+        .map(move |file| files.format.read(&file, context.clone()).map_err(datafusion::common::DataFusionError::from));
     Ok(streams.try_flatten().boxed())
 }

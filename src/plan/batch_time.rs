@@ -11,8 +11,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result as PlanResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 
 /// The time of the batch that runs now, shared by a query and its expressions.
@@ -65,10 +65,7 @@ impl ScalarUDFImpl for BatchTimestamp {
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
         let now_us = self.time.0.load(Ordering::SeqCst) * 1000;
-        Ok(ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(
-            Some(now_us),
-            None,
-        )))
+        Ok(ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(Some(now_us), None)))
     }
 }
 
@@ -78,10 +75,7 @@ impl ScalarUDFImpl for BatchTimestamp {
 /// As DataFusion's tree rewriting.
 pub fn freeze_per_batch(plan: LogicalPlan, time: &BatchTime) -> PlanResult<LogicalPlan> {
     // Volatile, so that planning does not fold it into the time of planning.
-    let udf = BatchTimestamp {
-        time: time.clone(),
-        signature: Signature::exact(vec![], Volatility::Volatile),
-    };
+    let udf = BatchTimestamp { time: time.clone(), signature: Signature::exact(vec![], Volatility::Volatile) };
     let udf = Arc::new(ScalarUDF::from(udf));
     plan.transform_up_with_subqueries(|node| {
         let schema = datafusion::logical_expr::utils::merge_schema(&node.inputs());
@@ -89,12 +83,9 @@ pub fn freeze_per_batch(plan: LogicalPlan, time: &BatchTime) -> PlanResult<Logic
         node.map_expressions(|expr| {
             let name = names.save(&expr);
             let replaced = expr.transform_up(|e| match &e {
-                Expr::ScalarFunction(call)
-                    if is_clock(call.func.name()) && call.args.is_empty() =>
-                {
+                Expr::ScalarFunction(call) if is_clock(call.func.name()) && call.args.is_empty() => {
                     let wanted = e.get_type(&schema)?;
-                    let now =
-                        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&udf), vec![]));
+                    let now = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&udf), vec![]));
                     Ok(Transformed::yes(now.cast_to(&wanted, &schema)?))
                 }
                 _ => Ok(Transformed::no(e)),
@@ -108,12 +99,6 @@ pub fn freeze_per_batch(plan: LogicalPlan, time: &BatchTime) -> PlanResult<Logic
 fn is_clock(name: &str) -> bool {
     matches!(
         name,
-        "now"
-            | "current_timestamp"
-            | "current_date"
-            | "today"
-            | "curdate"
-            | "current_time"
-            | "localtimestamp"
+        "now" | "current_timestamp" | "current_date" | "today" | "curdate" | "current_time" | "localtimestamp"
     )
 }

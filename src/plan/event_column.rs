@@ -35,16 +35,10 @@ pub fn event_column(plan: &LogicalPlan, column: &Column) -> Option<EventColumn> 
     }
     if let Some(node) = as_node::<StatefulAggregateNode>(plan) {
         let index = plan.schema().maybe_index_of_column(column)?;
-        let key = node
-            .event_key
-            .filter(|key| node.watermarked && key.index() == index)?;
+        let key = node.event_key.filter(|key| node.watermarked && key.index() == index)?;
         return match key {
-            EventKey::Window(_, window) => Some(EventColumn::Window {
-                size_us: window.size_us,
-            }),
-            EventKey::Time { .. } | EventKey::WindowColumn(_) => {
-                event_expr(&node.input, node.groups.get(index)?)
-            }
+            EventKey::Window(_, window) => Some(EventColumn::Window { size_us: window.size_us }),
+            EventKey::Time { .. } | EventKey::WindowColumn(_) => event_expr(&node.input, node.groups.get(index)?),
         };
     }
     if let Some(node) = as_node::<GlobalLimitNode>(plan) {
@@ -57,29 +51,21 @@ pub fn event_column(plan: &LogicalPlan, column: &Column) -> Option<EventColumn> 
         }
         LogicalPlan::SubqueryAlias(alias) => by_index(plan.schema(), column, &alias.input),
         LogicalPlan::Union(union) => {
-            let traced: Option<Vec<EventColumn>> = union
-                .inputs
-                .iter()
-                .map(|input| by_index(plan.schema(), column, input))
-                .collect();
+            let traced: Option<Vec<EventColumn>> =
+                union.inputs.iter().map(|input| by_index(plan.schema(), column, input)).collect();
             traced?.first().copied()
         }
         LogicalPlan::Join(join) => {
-            let side = if join.left.schema().has_column(column) {
-                &join.left
-            } else {
-                &join.right
-            };
+            let side = if join.left.schema().has_column(column) { &join.left } else { &join.right };
             event_column(side, column)
         }
         LogicalPlan::Unnest(unnest) => {
             let index = unnest.schema.maybe_index_of_column(column)?;
             by_position(*unnest.dependency_indices.get(index)?, &unnest.input)
         }
-        LogicalPlan::Filter(_)
-        | LogicalPlan::Sort(_)
-        | LogicalPlan::Limit(_)
-        | LogicalPlan::Repartition(_) => event_column(plan.inputs().first()?, column),
+        LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) | LogicalPlan::Repartition(_) => {
+            event_column(plan.inputs().first()?, column)
+        }
         _ => None,
     }
 }
@@ -99,9 +85,7 @@ pub fn event_expr(input: &LogicalPlan, expr: &Expr) -> Option<EventColumn> {
                     ),
                 );
                 let (_, spec) = window_call(&as_window)?;
-                Some(EventColumn::Window {
-                    size_us: spec.ok()?.size_us,
-                })
+                Some(EventColumn::Window { size_us: spec.ok()?.size_us })
             }
             (WINDOW_TIME, [window]) => match event_expr(input, window)? {
                 EventColumn::Window { .. } => Some(EventColumn::Time { after_us: 0 }),
@@ -122,10 +106,7 @@ pub fn event_expr(input: &LogicalPlan, expr: &Expr) -> Option<EventColumn> {
 }
 
 fn same_column(schema: &DFSchema, a: &Column, b: &Column) -> bool {
-    match (
-        schema.maybe_index_of_column(a),
-        schema.maybe_index_of_column(b),
-    ) {
+    match (schema.maybe_index_of_column(a), schema.maybe_index_of_column(b)) {
         (Some(a), Some(b)) => a == b,
         _ => false,
     }

@@ -19,9 +19,7 @@ use crate::sink::OutputMode;
 /// As DataFusion's typing of expressions.
 pub fn aggregate(node: &StatefulAggregateNode, mode: OutputMode) -> PlanResult<Value> {
     let schema = node.input.schema();
-    let typed = |expr: &Expr| -> PlanResult<String> {
-        Ok(format!("{}: {}", bare(expr)?, expr.get_type(schema)?))
-    };
+    let typed = |expr: &Expr| -> PlanResult<String> { Ok(format!("{}: {}", bare(expr)?, expr.get_type(schema)?)) };
     let list = |exprs: &[Expr]| exprs.iter().map(typed).collect::<PlanResult<Vec<_>>>();
     Ok(json!({
         "operator": "aggregate",
@@ -42,9 +40,7 @@ pub fn limit(node: &GlobalLimitNode) -> Value {
 /// The expression without names of tables and outermost aliases.
 fn bare(expr: &Expr) -> PlanResult<String> {
     let unqualified = expr.clone().unalias_nested().data.transform(|e| match e {
-        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
-            column.name,
-        )))),
+        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
         other => Ok(Transformed::no(other)),
     })?;
     Ok(unqualified.data.to_string())
@@ -56,15 +52,8 @@ fn bare(expr: &Expr) -> PlanResult<String> {
 /// `CheckpointIncompatible` that says which operator's what changed from what to what.
 pub fn check_unchanged(before: &[Value], now: &[Value]) -> Result<()> {
     let kinds = |all: &[Value]| {
-        let names: Vec<&str> = all
-            .iter()
-            .map(|v| v["operator"].as_str().unwrap_or("?"))
-            .collect();
-        if names.is_empty() {
-            "none".to_string()
-        } else {
-            names.join(", ")
-        }
+        let names: Vec<&str> = all.iter().map(|v| v["operator"].as_str().unwrap_or("?")).collect();
+        if names.is_empty() { "none".to_string() } else { names.join(", ") }
     };
     let remedy = "the old state cannot serve the new query: use a new checkpoint, or the old query";
     if before.len() != now.len() {
@@ -78,9 +67,7 @@ pub fn check_unchanged(before: &[Value], now: &[Value]) -> Result<()> {
         let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
             continue;
         };
-        let keys = old
-            .keys()
-            .chain(new.keys().filter(|k| !old.contains_key(*k)));
+        let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(*k)));
         for key in keys {
             let (was, is) = (old.get(key), new.get(key));
             if was != is {

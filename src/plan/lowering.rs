@@ -37,30 +37,16 @@ impl ExtensionPlanner for StreamLowering {
         let any = node.as_any();
         if let Some(node) = any.downcast_ref::<WatermarkNode>() {
             let column = node.input.schema().index_of_column(&node.column)?;
-            let number = node
-                .node
-                .ok_or_else(|| internal_datafusion_err!("a watermark without a number"))?;
-            return Ok(Some(Arc::new(WatermarkExec::new(
-                number,
-                column,
-                Arc::clone(input),
-            ))));
+            let number = node.node.ok_or_else(|| internal_datafusion_err!("a watermark without a number"))?;
+            return Ok(Some(Arc::new(WatermarkExec::new(number, column, Arc::clone(input)))));
         }
         if let Some(node) = any.downcast_ref::<GlobalLimitNode>() {
-            return Ok(Some(Arc::new(GlobalLimitExec::new(
-                node.operator,
-                node.fetch,
-                Arc::clone(input),
-            ))));
+            return Ok(Some(Arc::new(GlobalLimitExec::new(node.operator, node.fetch, Arc::clone(input)))));
         }
         if let Some(node) = any.downcast_ref::<StatefulAggregateNode>() {
             let spec = aggregate_spec(node, planner, input, session, planning_context)?;
             let partitions = session.config().target_partitions();
-            return Ok(Some(Arc::new(StatefulAggregateExec::new(
-                Arc::new(spec),
-                Arc::clone(input),
-                partitions,
-            ))));
+            return Ok(Some(Arc::new(StatefulAggregateExec::new(Arc::new(spec), Arc::clone(input), partitions))));
         }
         Ok(None)
     }
@@ -83,14 +69,8 @@ fn aggregate_spec(
     for expr in &node.aggregates {
         let physical_schema = input.schema();
         let props = session.execution_props();
-        let lowered = LoweredAggregateBuilder::new(
-            expr,
-            logical_schema,
-            &physical_schema,
-            props,
-            planning_context,
-        )
-        .build()?;
+        let lowered =
+            LoweredAggregateBuilder::new(expr, logical_schema, &physical_schema, props, planning_context).build()?;
         functions.push(lowered.aggregate);
         filters.push(lowered.filter);
     }

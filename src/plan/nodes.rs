@@ -28,9 +28,7 @@ pub struct WatermarkNode {
 impl WatermarkNode {
     /// Wraps it as a plan.
     pub fn into_plan(self) -> LogicalPlan {
-        LogicalPlan::Extension(Extension {
-            node: Arc::new(self),
-        })
+        LogicalPlan::Extension(Extension { node: Arc::new(self) })
     }
 }
 
@@ -42,9 +40,7 @@ impl Hash for WatermarkNode {
 
 impl PartialOrd for WatermarkNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        self.input
-            .partial_cmp(&other.input)
-            .filter(|o| *o != Ordering::Equal || self == other)
+        self.input.partial_cmp(&other.input).filter(|o| *o != Ordering::Equal || self == other)
     }
 }
 
@@ -71,28 +67,14 @@ impl UserDefinedLogicalNodeCore for WatermarkNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Watermark: {} delay of {} ms",
-            self.column,
-            self.delay_us / 1000
-        )
+        write!(f, "Watermark: {} delay of {} ms", self.column, self.delay_us / 1000)
     }
 
-    fn with_exprs_and_inputs(
-        &self,
-        mut exprs: Vec<Expr>,
-        mut inputs: Vec<LogicalPlan>,
-    ) -> PlanResult<Self> {
+    fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> PlanResult<Self> {
         let (Some(Expr::Column(column)), Some(input)) = (exprs.pop(), inputs.pop()) else {
             return internal_err!("a watermark needs one column and one input");
         };
-        Ok(Self {
-            input,
-            column,
-            delay_us: self.delay_us,
-            node: self.node,
-        })
+        Ok(Self { input, column, delay_us: self.delay_us, node: self.node })
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
@@ -127,22 +109,13 @@ pub struct StatefulAggregateNode {
 
 impl Hash for StatefulAggregateNode {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (
-            self.operator,
-            &self.input,
-            &self.groups,
-            &self.aggregates,
-            self.event_key,
-        )
-            .hash(state);
+        (self.operator, &self.input, &self.groups, &self.aggregates, self.event_key).hash(state);
     }
 }
 
 impl PartialOrd for StatefulAggregateNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        self.operator
-            .partial_cmp(&other.operator)
-            .filter(|o| *o != Ordering::Equal || self == other)
+        self.operator.partial_cmp(&other.operator).filter(|o| *o != Ordering::Equal || self == other)
     }
 }
 
@@ -160,50 +133,27 @@ impl UserDefinedLogicalNodeCore for StatefulAggregateNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.groups
-            .iter()
-            .chain(&self.aggregates)
-            .cloned()
-            .collect()
+        self.groups.iter().chain(&self.aggregates).cloned().collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |exprs: &[Expr]| {
-            exprs
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         write!(
             f,
             "StatefulAggregate: operator={}, groups=[{}], functions=[{}]{}",
             self.operator,
             list(&self.groups),
             list(&self.aggregates),
-            if self.watermarked {
-                ", expires by event time"
-            } else {
-                ""
-            }
+            if self.watermarked { ", expires by event time" } else { "" }
         )
     }
 
-    fn with_exprs_and_inputs(
-        &self,
-        mut exprs: Vec<Expr>,
-        mut inputs: Vec<LogicalPlan>,
-    ) -> PlanResult<Self> {
+    fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> PlanResult<Self> {
         let Some(input) = inputs.pop() else {
             return internal_err!("an aggregate needs an input");
         };
         let aggregates = exprs.split_off(self.groups.len());
-        Ok(Self {
-            input,
-            groups: exprs,
-            aggregates,
-            ..self.clone()
-        })
+        Ok(Self { input, groups: exprs, aggregates, ..self.clone() })
     }
 
     fn necessary_children_exprs(&self, _output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
@@ -212,10 +162,7 @@ impl UserDefinedLogicalNodeCore for StatefulAggregateNode {
             expr_to_columns(expr, &mut columns).ok()?;
         }
         let schema = self.input.schema();
-        let mut needed: Vec<usize> = columns
-            .iter()
-            .map(|c| schema.maybe_index_of_column(c))
-            .collect::<Option<_>>()?;
+        let mut needed: Vec<usize> = columns.iter().map(|c| schema.maybe_index_of_column(c)).collect::<Option<_>>()?;
         needed.sort_unstable();
         Some(vec![needed])
     }
@@ -240,9 +187,7 @@ impl Hash for GlobalLimitNode {
 
 impl PartialOrd for GlobalLimitNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        self.operator
-            .partial_cmp(&other.operator)
-            .filter(|o| *o != Ordering::Equal || self == other)
+        self.operator.partial_cmp(&other.operator).filter(|o| *o != Ordering::Equal || self == other)
     }
 }
 
@@ -264,26 +209,14 @@ impl UserDefinedLogicalNodeCore for GlobalLimitNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "GlobalLimit: operator={}, fetch={}",
-            self.operator, self.fetch
-        )
+        write!(f, "GlobalLimit: operator={}, fetch={}", self.operator, self.fetch)
     }
 
-    fn with_exprs_and_inputs(
-        &self,
-        _exprs: Vec<Expr>,
-        mut inputs: Vec<LogicalPlan>,
-    ) -> PlanResult<Self> {
+    fn with_exprs_and_inputs(&self, _exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> PlanResult<Self> {
         let Some(input) = inputs.pop() else {
             return internal_err!("a limit needs an input");
         };
-        Ok(Self {
-            operator: self.operator,
-            input,
-            fetch: self.fetch,
-        })
+        Ok(Self { operator: self.operator, input, fetch: self.fetch })
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {

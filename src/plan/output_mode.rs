@@ -47,21 +47,13 @@ pub fn check_join(join: &Join) -> Result<()> {
         (true, false) => {
             matches!(
                 join.join_type,
-                JoinType::Inner
-                    | JoinType::Left
-                    | JoinType::LeftSemi
-                    | JoinType::LeftAnti
-                    | JoinType::LeftMark
+                JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark
             )
         }
         (false, true) => {
             matches!(
                 join.join_type,
-                JoinType::Inner
-                    | JoinType::Right
-                    | JoinType::RightSemi
-                    | JoinType::RightAnti
-                    | JoinType::RightMark
+                JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
             )
         }
         (true, true) => {
@@ -90,11 +82,7 @@ pub fn check_join(join: &Join) -> Result<()> {
 /// # Errors
 /// `Unsupported`.
 pub fn check_union(union: &Union) -> Result<()> {
-    let streams = union
-        .inputs
-        .iter()
-        .filter(|input| is_streaming(input))
-        .count();
+    let streams = union.inputs.iter().filter(|input| is_streaming(input)).count();
     if streams == 0 || streams == union.inputs.len() {
         return Ok(());
     }
@@ -146,9 +134,7 @@ pub fn check_shape(mode: OutputMode, shape: &Shape) -> Result<()> {
 /// `Unsupported`.
 pub fn check_node(plan: &LogicalPlan) -> Result<()> {
     let refuse = |what: &str, instead: &str| {
-        Err(Error::unsupported(format!(
-            "{what} is not supported over a stream in any output mode; {instead}"
-        )))
+        Err(Error::unsupported(format!("{what} is not supported over a stream in any output mode; {instead}")))
     };
     match plan {
         LogicalPlan::Window(_) => refuse(
@@ -158,9 +144,7 @@ pub fn check_node(plan: &LogicalPlan) -> Result<()> {
         LogicalPlan::Distinct(datafusion::logical_expr::Distinct::On(_)) => {
             refuse("SELECT DISTINCT ON", "use SELECT DISTINCT or GROUP BY")
         }
-        LogicalPlan::RecursiveQuery(_) => {
-            refuse("a recursive query", "use a query without recursion")
-        }
+        LogicalPlan::RecursiveQuery(_) => refuse("a recursive query", "use a query without recursion"),
         _ => Ok(()),
     }
 }

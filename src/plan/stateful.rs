@@ -17,9 +17,7 @@ use serde_json::Value;
 
 use super::event_column::{EventColumn, event_expr};
 use super::nodes::{GlobalLimitNode, StatefulAggregateNode, WatermarkNode, as_node};
-use super::output_mode::{
-    Shape, check_aggregate, check_chain, check_join, check_node, check_shape, check_union,
-};
+use super::output_mode::{Shape, check_aggregate, check_chain, check_join, check_node, check_shape, check_union};
 use super::stream_table::{BoundStream, StreamTable, is_streaming, scanned_stream};
 use super::window_function::{window_call, window_time};
 use super::{fingerprint, stream_plan::WatermarkPlan};
@@ -58,24 +56,13 @@ pub fn add_table_watermarks(plan: LogicalPlan) -> PlanResult<LogicalPlan> {
         let LogicalPlan::TableScan(scan) = &node else {
             return Ok(Transformed::no(node));
         };
-        let plain = Arc::new(StreamTable {
-            watermark: None,
-            ..stream
-        });
+        let plain = Arc::new(StreamTable { watermark: None, ..stream });
         let bare = TableScanBuilder::new(scan.table_name.clone(), provider_as_source(plain))
             .with_projection(scan.projection.clone())
             .build()?;
         let column = Column::new(Some(scan.table_name.clone()), column);
         let input = LogicalPlan::TableScan(bare);
-        Ok(Transformed::yes(
-            WatermarkNode {
-                input,
-                column,
-                delay_us,
-                node: None,
-            }
-            .into_plan(),
-        ))
+        Ok(Transformed::yes(WatermarkNode { input, column, delay_us, node: None }.into_plan()))
     })
     .map(|t| t.data)
 }
@@ -100,11 +87,7 @@ pub fn make_stateful(plan: LogicalPlan, mode: OutputMode) -> Result<(LogicalPlan
     Ok((rewritten, found))
 }
 
-fn rewrite(
-    plan: LogicalPlan,
-    mode: OutputMode,
-    found: &mut Found,
-) -> Result<Transformed<LogicalPlan>> {
+fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Transformed<LogicalPlan>> {
     check_expressions(&plan)?;
     if !is_streaming(&plan) {
         // A watermark on a table that is not a stream has no effect, as in Spark.
@@ -126,12 +109,7 @@ fn rewrite(
             stateful_aggregate(aggregate, mode, found, &what).map(Transformed::yes)
         }
         LogicalPlan::Distinct(Distinct::All(input)) => {
-            let columns = input
-                .schema()
-                .columns()
-                .into_iter()
-                .map(Expr::Column)
-                .collect();
+            let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
             let aggregate = Aggregate::try_new(input, columns, vec![])?;
             stateful_aggregate(aggregate, mode, found, "SELECT DISTINCT").map(Transformed::yes)
         }
@@ -143,13 +121,11 @@ fn rewrite(
             }
             found.shape.limited = true;
             match (mode, limit.get_fetch_type()?) {
-                (OutputMode::Append, FetchType::Literal(Some(fetch))) => Ok(Transformed::yes(
-                    global_limit(limit.input.as_ref().clone(), fetch, found),
-                )),
-                (_, FetchType::Literal(_)) => Ok(Transformed::no(LogicalPlan::Limit(limit))),
-                (_, FetchType::UnsupportedExpr) => {
-                    Err(Error::invalid_query("LIMIT takes a number"))
+                (OutputMode::Append, FetchType::Literal(Some(fetch))) => {
+                    Ok(Transformed::yes(global_limit(limit.input.as_ref().clone(), fetch, found)))
                 }
+                (_, FetchType::Literal(_)) => Ok(Transformed::no(LogicalPlan::Limit(limit))),
+                (_, FetchType::UnsupportedExpr) => Err(Error::invalid_query("LIMIT takes a number")),
             }
         }
         LogicalPlan::Sort(sort) => {
@@ -175,11 +151,7 @@ fn rewrite(
 }
 
 fn names(exprs: &[Expr]) -> String {
-    exprs
-        .iter()
-        .map(|e| e.schema_name().to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    exprs.iter().map(|e| e.schema_name().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A stream inside a sub-query expression would have to be read whole for one row.
@@ -210,20 +182,12 @@ fn bind(plan: LogicalPlan, stream: StreamTable, found: &mut Found) -> Result<Log
     let LogicalPlan::TableScan(scan) = plan else {
         return Ok(plan);
     };
-    let bound = BoundStream {
-        source: found.sources.len(),
-        name: stream.name.clone(),
-        schema: Arc::clone(&stream.schema),
-    };
+    let bound =
+        BoundStream { source: found.sources.len(), name: stream.name.clone(), schema: Arc::clone(&stream.schema) };
     if let Some(name) = &stream.identified_by
-        && found
-            .sources
-            .iter()
-            .any(|s| s.identified_by.as_ref() == Some(name))
+        && found.sources.iter().any(|s| s.identified_by.as_ref() == Some(name))
     {
-        return Err(Error::invalid_query(format!(
-            "two streams are IDENTIFIED BY {name}: give each a name of its own"
-        )));
+        return Err(Error::invalid_query(format!("two streams are IDENTIFIED BY {name}: give each a name of its own")));
     }
     found.sources.push(stream);
     let scan = TableScanBuilder::new(scan.table_name, provider_as_source(Arc::new(bound)))
@@ -233,10 +197,7 @@ fn bind(plan: LogicalPlan, stream: StreamTable, found: &mut Found) -> Result<Log
 }
 
 fn number_watermark(mut node: WatermarkNode, found: &mut Found) -> Result<LogicalPlan> {
-    let (_, field) = node
-        .input
-        .schema()
-        .qualified_field_from_column(&node.column)?;
+    let (_, field) = node.input.schema().qualified_field_from_column(&node.column)?;
     if !matches!(field.data_type(), DataType::Timestamp(..)) {
         return Err(Error::invalid_query(format!(
             "the watermark column {} must be a TIMESTAMP, it is {}: cast it, or use to_timestamp()",
@@ -250,10 +211,7 @@ fn number_watermark(mut node: WatermarkNode, found: &mut Found) -> Result<Logica
         ));
     }
     node.node = Some(found.watermarks.len());
-    found.watermarks.push(WatermarkPlan {
-        column: node.column.name.clone(),
-        delay_us: node.delay_us,
-    });
+    found.watermarks.push(WatermarkPlan { column: node.column.name.clone(), delay_us: node.delay_us });
     Ok(node.into_plan())
 }
 
@@ -262,23 +220,14 @@ fn watches_event_time(plan: &LogicalPlan) -> bool {
 }
 
 fn holds_aggregate(plan: &LogicalPlan) -> bool {
-    as_node::<StatefulAggregateNode>(plan).is_some()
-        || plan.inputs().into_iter().any(holds_aggregate)
+    as_node::<StatefulAggregateNode>(plan).is_some() || plan.inputs().into_iter().any(holds_aggregate)
 }
 
-fn stateful_aggregate(
-    aggregate: Aggregate,
-    mode: OutputMode,
-    found: &mut Found,
-    what: &str,
-) -> Result<LogicalPlan> {
+fn stateful_aggregate(aggregate: Aggregate, mode: OutputMode, found: &mut Found, what: &str) -> Result<LogicalPlan> {
     if holds_aggregate(&aggregate.input) {
         check_chain(mode)?;
     }
-    let groups: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?
-        .into_iter()
-        .cloned()
-        .collect();
+    let groups: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
     let grouping_sets = null_masks(&aggregate.group_expr, &groups);
     let (event_key, watermarked, groups) = event_key(&aggregate.input, groups)?;
     // A rolled-up group has no event time and would never close.
@@ -296,13 +245,9 @@ fn stateful_aggregate(
         watermarked,
         schema: aggregate.schema,
     };
-    found
-        .fingerprints
-        .push(fingerprint::aggregate(&node, mode)?);
+    found.fingerprints.push(fingerprint::aggregate(&node, mode)?);
     found.wants_no_data.push(mode != OutputMode::Complete);
-    Ok(LogicalPlan::Extension(Extension {
-        node: Arc::new(node),
-    }))
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
 fn null_masks(group_expr: &[Expr], groups: &[Expr]) -> Option<Vec<Vec<bool>>> {
@@ -315,10 +260,8 @@ fn null_masks(group_expr: &[Expr], groups: &[Expr]) -> Option<Vec<Vec<bool>>> {
         GroupingSet::Rollup(exprs) => (0..=exprs.len()).rev().map(|n| mask(&exprs[..n])).collect(),
         GroupingSet::Cube(exprs) => (0..1usize << exprs.len())
             .map(|bits| {
-                let kept: Vec<Expr> = (0..exprs.len())
-                    .filter(|i| bits >> i & 1 == 0)
-                    .map(|i| exprs[i].clone())
-                    .collect();
+                let kept: Vec<Expr> =
+                    (0..exprs.len()).filter(|i| bits >> i & 1 == 0).map(|i| exprs[i].clone()).collect();
                 mask(&kept)
             })
             .collect(),
@@ -327,13 +270,8 @@ fn null_masks(group_expr: &[Expr], groups: &[Expr]) -> Option<Vec<Vec<bool>>> {
 
 /// Finds the group expression that is an event time. A `window()` call is replaced by its time: the operator makes the
 /// windows itself.
-fn event_key(
-    input: &LogicalPlan,
-    mut groups: Vec<Expr>,
-) -> Result<(Option<EventKey>, bool, Vec<Expr>)> {
-    let calls: Vec<usize> = (0..groups.len())
-        .filter(|i| window_call(&groups[*i]).is_some())
-        .collect();
+fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<EventKey>, bool, Vec<Expr>)> {
+    let calls: Vec<usize> = (0..groups.len()).filter(|i| window_call(&groups[*i]).is_some()).collect();
     match calls.as_slice() {
         [] => {}
         [index] => {
@@ -350,22 +288,17 @@ fn event_key(
             return Ok((Some(key), watermarked, groups));
         }
         _ => {
-            return Err(Error::unsupported(
-                "several window() calls in one GROUP BY are not supported; use one",
-            ));
+            return Err(Error::unsupported("several window() calls in one GROUP BY are not supported; use one"));
         }
     }
     // Of a window's start and end the end is named first in neither SQL nor Spark: any of them closes the group.
-    let traced = groups
-        .iter()
-        .enumerate()
-        .filter_map(|(i, g)| Some((i, event_expr(input, g)?)));
-    let key = traced
-        .min_by_key(|(_, column)| matches!(column, EventColumn::Time { after_us } if *after_us > 0))
-        .map(|(index, column)| match column {
+    let traced = groups.iter().enumerate().filter_map(|(i, g)| Some((i, event_expr(input, g)?)));
+    let key = traced.min_by_key(|(_, column)| matches!(column, EventColumn::Time { after_us } if *after_us > 0)).map(
+        |(index, column)| match column {
             EventColumn::Time { after_us } => EventKey::Time { index, after_us },
             EventColumn::Window { .. } => EventKey::WindowColumn(index),
-        });
+        },
+    );
     Ok((key, key.is_some(), groups))
 }
 
@@ -396,17 +329,11 @@ fn depends_on_order(expr: &Expr) -> bool {
 }
 
 fn global_limit(input: LogicalPlan, fetch: usize, found: &mut Found) -> LogicalPlan {
-    let node = GlobalLimitNode {
-        operator: found.fingerprints.len(),
-        input,
-        fetch: fetch as u64,
-    };
+    let node = GlobalLimitNode { operator: found.fingerprints.len(), input, fetch: fetch as u64 };
     found.fingerprints.push(fingerprint::limit(&node));
     found.wants_no_data.push(false);
     found.order_matters = true;
-    LogicalPlan::Extension(Extension {
-        node: Arc::new(node),
-    })
+    LogicalPlan::Extension(Extension { node: Arc::new(node) })
 }
 
 /// An inner or semi join drops rows whose key is NULL; as in Spark it does so below the watermark, so that such a row
@@ -434,10 +361,7 @@ fn without_null_keys(mut join: datafusion::logical_expr::Join) -> Result<Logical
 
 fn not_null(input: &Arc<LogicalPlan>, keys: impl Iterator<Item = Expr>) -> Result<LogicalPlan> {
     match datafusion::logical_expr::utils::conjunction(keys.map(Expr::is_not_null)) {
-        Some(predicate) => Ok(LogicalPlan::Filter(Filter::try_new(
-            predicate,
-            Arc::clone(input),
-        )?)),
+        Some(predicate) => Ok(LogicalPlan::Filter(Filter::try_new(predicate, Arc::clone(input))?)),
         None => Ok(input.as_ref().clone()),
     }
 }

@@ -53,10 +53,6 @@ impl TableProvider for StaticTable {
             Some(columns) => Arc::new(self.schema().project(columns)?),
             None => self.schema(),
         };
-        Ok(Arc::new(StaticReadExec::new(
-            self.files.clone(),
-            schema,
-            projection.cloned(),
-        )))
+        Ok(Arc::new(StaticReadExec::new(self.files.clone(), schema, projection.cloned())))
     }
 }

@@ -83,12 +83,7 @@ impl StreamPlan {
     ///
     /// # Errors
     /// `InvalidQuery` or `Unsupported` for what cannot be planned or has no meaning over streams in this mode.
-    pub async fn build(
-        session: &SessionState,
-        plan: LogicalPlan,
-        mode: OutputMode,
-        lanes: usize,
-    ) -> Result<Self> {
+    pub async fn build(session: &SessionState, plan: LogicalPlan, mode: OutputMode, lanes: usize) -> Result<Self> {
         let state = for_streams(session, lanes);
         let plan = add_table_watermarks(plan)?;
         let mut analyzer = Analyzer::new();
@@ -107,10 +102,7 @@ impl StreamPlan {
             false => physical(&logical, &state).await?,
         };
         let name_of = |(id, table): (usize, StreamTable)| {
-            let name = table
-                .identified_by
-                .clone()
-                .unwrap_or_else(|| id.to_string());
+            let name = table.identified_by.clone().unwrap_or_else(|| id.to_string());
             SourcePlan { name, table }
         };
         let operators = found.fingerprints.into_iter().zip(found.wants_no_data);
@@ -119,11 +111,7 @@ impl StreamPlan {
             watermarks: found.watermarks,
             operators: operators
                 .map(|(fingerprint, wants_no_data)| OperatorPlan {
-                    name: if fingerprint["operator"] == "limit" {
-                        "globalLimit"
-                    } else {
-                        "stateStoreSave"
-                    },
+                    name: if fingerprint["operator"] == "limit" { "globalLimit" } else { "stateStoreSave" },
                     fingerprint,
                     wants_no_data,
                 })
@@ -165,9 +153,7 @@ fn collect_tables(plan: &Arc<dyn ExecutionPlan>, tables: &mut [Option<KeyedTable
     if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>() {
         tables[limit.operator()] = Some(GlobalLimitExec::tables());
     }
-    plan.children()
-        .into_iter()
-        .try_for_each(|child| collect_tables(child, tables))
+    plan.children().into_iter().try_for_each(|child| collect_tables(child, tables))
 }
 
 /// Settings that a plan run again and again needs; what they are against is said beside each.
@@ -182,9 +168,7 @@ fn for_streams(session: &SessionState, partitions: usize) -> SessionState {
     options.optimizer.repartition_joins = false;
     options.optimizer.hash_join_single_partition_threshold = usize::MAX;
     options.optimizer.hash_join_single_partition_threshold_rows = usize::MAX;
-    SessionStateBuilder::new_from_existing(session.clone())
-        .with_config(config)
-        .build()
+    SessionStateBuilder::new_from_existing(session.clone()).with_config(config).build()
 }
 
 async fn physical(logical: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {

@@ -94,13 +94,7 @@ impl TableProvider for BoundStream {
             None => Arc::clone(&self.schema),
         };
         let partitions = session.config().target_partitions();
-        Ok(Arc::new(SourceReadExec::new(
-            self.source,
-            self.name.clone(),
-            schema,
-            projection.cloned(),
-            partitions,
-        )))
+        Ok(Arc::new(SourceReadExec::new(self.source, self.name.clone(), schema, projection.cloned(), partitions)))
     }
 }
 
@@ -124,11 +118,7 @@ pub fn is_streaming(plan: &LogicalPlan) -> bool {
             let table: &dyn std::any::Any = provider.as_ref();
             found |= table.is::<StreamTable>() || table.is::<BoundStream>();
         }
-        Ok(if found {
-            TreeNodeRecursion::Stop
-        } else {
-            TreeNodeRecursion::Continue
-        })
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     };
     // The visitor itself never fails.
     let _ = plan.apply(visit);

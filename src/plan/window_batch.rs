@@ -31,11 +31,7 @@ impl AnalyzerRule for WindowInBatch {
 }
 
 fn rewrite(aggregate: Aggregate) -> PlanResult<Transformed<LogicalPlan>> {
-    let Some(index) = aggregate
-        .group_expr
-        .iter()
-        .position(|g| window_call(g).is_some())
-    else {
+    let Some(index) = aggregate.group_expr.iter().position(|g| window_call(g).is_some()) else {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     };
     let Some((time, spec)) = window_call(&aggregate.group_expr[index]) else {
@@ -43,11 +39,7 @@ fn rewrite(aggregate: Aggregate) -> PlanResult<Transformed<LogicalPlan>> {
     };
     let spec = spec?;
     let name = "__window";
-    if aggregate
-        .input
-        .schema()
-        .has_column_with_unqualified_name(name)
-    {
+    if aggregate.input.schema().has_column_with_unqualified_name(name) {
         return Err(Error::internal("a column called __window").into());
     }
     let arguments = match &aggregate.group_expr[index] {
@@ -58,32 +50,17 @@ fn rewrite(aggregate: Aggregate) -> PlanResult<Transformed<LogicalPlan>> {
         },
         _ => return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate))),
     };
-    let mut columns: Vec<Expr> = aggregate
-        .input
-        .schema()
-        .columns()
-        .into_iter()
-        .map(Expr::Column)
-        .collect();
-    let windows = if spec.tumbles() {
-        aggregate.group_expr[index].clone().unalias()
-    } else {
-        windows(arguments)
-    };
+    let mut columns: Vec<Expr> = aggregate.input.schema().columns().into_iter().map(Expr::Column).collect();
+    let windows = if spec.tumbles() { aggregate.group_expr[index].clone().unalias() } else { windows(arguments) };
     columns.push(windows.alias(name));
-    let mut input = LogicalPlanBuilder::from(Arc::clone(&aggregate.input))
-        .filter(time.clone().is_not_null())?
-        .project(columns)?;
+    let mut input =
+        LogicalPlanBuilder::from(Arc::clone(&aggregate.input)).filter(time.clone().is_not_null())?.project(columns)?;
     if !spec.tumbles() {
         input = input.unnest_column(Column::new_unqualified(name))?;
     }
     let mut groups = aggregate.group_expr.clone();
     groups[index] = Expr::Column(Column::new_unqualified(name)).alias(WINDOW);
-    let rewritten = Aggregate::try_new_with_schema(
-        Arc::new(input.build()?),
-        groups,
-        aggregate.aggr_expr,
-        aggregate.schema,
-    )?;
+    let rewritten =
+        Aggregate::try_new_with_schema(Arc::new(input.build()?), groups, aggregate.aggr_expr, aggregate.schema)?;
     Ok(Transformed::yes(LogicalPlan::Aggregate(rewritten)))
 }

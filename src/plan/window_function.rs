@@ -5,17 +5,14 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, StructArray, TimestampMicrosecondArray,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, ListArray, StructArray, TimestampMicrosecondArray};
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, TimestampMicrosecondType};
 use datafusion::common::cast::as_struct_array;
 use datafusion::common::{Result as PlanResult, ScalarValue};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
-    Volatility, lit,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility, lit,
 };
 
 use crate::error::{Error, Result};
@@ -37,18 +34,9 @@ struct Window {
 
 /// Makes the functions of this file.
 pub fn functions() -> Vec<ScalarUDF> {
-    let window = |name| Window {
-        name,
-        signature: Signature::new(TypeSignature::VariadicAny, Volatility::Immutable),
-    };
-    let time = WindowTime {
-        signature: Signature::any(1, Volatility::Immutable),
-    };
-    vec![
-        ScalarUDF::from(window(WINDOW)),
-        ScalarUDF::from(window(WINDOWS)),
-        ScalarUDF::from(time),
-    ]
+    let window = |name| Window { name, signature: Signature::new(TypeSignature::VariadicAny, Volatility::Immutable) };
+    let time = WindowTime { signature: Signature::any(1, Volatility::Immutable) };
+    vec![ScalarUDF::from(window(WINDOW)), ScalarUDF::from(window(WINDOWS)), ScalarUDF::from(time)]
 }
 
 fn function(name: &str) -> Arc<ScalarUDF> {
@@ -94,11 +82,7 @@ pub fn window_call(expr: &Expr) -> Option<(&Expr, Result<WindowSpec>)> {
         },
         _ => Err(not_literal()),
     };
-    let spec = rest
-        .iter()
-        .map(literal)
-        .collect::<Result<Vec<i64>>>()
-        .and_then(|d| spec_of(&d));
+    let spec = rest.iter().map(literal).collect::<Result<Vec<i64>>>().and_then(|d| spec_of(&d));
     Some((time, spec))
 }
 
@@ -122,9 +106,9 @@ fn not_literal() -> Error {
 
 fn duration_of(value: &ScalarValue) -> Result<i64> {
     match value {
-        ScalarValue::Utf8(Some(text))
-        | ScalarValue::LargeUtf8(Some(text))
-        | ScalarValue::Utf8View(Some(text)) => duration_us(text),
+        ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => {
+            duration_us(text)
+        }
         ScalarValue::IntervalMonthDayNano(Some(interval)) => interval_us(interval),
         ScalarValue::IntervalDayTime(Some(v)) => {
             Ok(i64::from(v.days) * 86_400_000_000 + i64::from(v.milliseconds) * 1000)
@@ -138,9 +122,7 @@ fn spec_of(durations: &[i64]) -> Result<WindowSpec> {
         [size] => WindowSpec::new(*size, *size, 0),
         [size, slide] => WindowSpec::new(*size, *slide, 0),
         [size, slide, start] => WindowSpec::new(*size, *slide, *start),
-        _ => Err(Error::invalid_query(
-            "window() takes a time, a length, and optionally a slide and a start",
-        )),
+        _ => Err(Error::invalid_query("window() takes a time, a length, and optionally a slide and a start")),
     }
 }
 
@@ -160,9 +142,7 @@ impl ScalarUDFImpl for Window {
 
     fn return_type(&self, types: &[DataType]) -> PlanResult<DataType> {
         match types.first() {
-            Some(
-                DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Struct(_),
-            ) => {}
+            Some(DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Struct(_)) => {}
             Some(other) => {
                 return Err(Error::invalid_query(format!(
                     "window(): the first argument must be a TIMESTAMP, it is {other}; cast it or use to_timestamp()"
@@ -172,16 +152,10 @@ impl ScalarUDFImpl for Window {
             None => return Err(not_literal().into()),
         }
         if !(2..=4).contains(&types.len()) {
-            return Err(spec_of(&[])
-                .map(|_| ())
-                .map_or_else(Into::into, |()| not_literal().into()));
+            return Err(spec_of(&[]).map(|_| ()).map_or_else(Into::into, |()| not_literal().into()));
         }
         let window = DataType::Struct(window_fields());
-        Ok(if self.name == WINDOWS {
-            DataType::List(Arc::new(Field::new_list_field(window, true)))
-        } else {
-            window
-        })
+        Ok(if self.name == WINDOWS { DataType::List(Arc::new(Field::new_list_field(window, true))) } else { window })
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
@@ -219,11 +193,7 @@ fn event_times(column: &ArrayRef) -> PlanResult<ArrayRef> {
 fn windows_from(starts: TimestampMicrosecondArray, spec: &WindowSpec) -> ArrayRef {
     let ends: TimestampMicrosecondArray = starts.unary(|s| s + spec.size_us);
     let nulls = starts.nulls().cloned();
-    Arc::new(StructArray::new(
-        window_fields(),
-        vec![Arc::new(starts), Arc::new(ends)],
-        nulls,
-    ))
+    Arc::new(StructArray::new(window_fields(), vec![Arc::new(starts), Arc::new(ends)], nulls))
 }
 
 fn all_windows(times: &TimestampMicrosecondArray, spec: &WindowSpec) -> ArrayRef {
@@ -234,17 +204,9 @@ fn all_windows(times: &TimestampMicrosecondArray, spec: &WindowSpec) -> ArrayRef
         starts.extend(time.into_iter().flat_map(|t| spec.starts(t)));
         lengths.push(starts.len() - before);
     }
-    let item = Arc::new(Field::new_list_field(
-        DataType::Struct(window_fields()),
-        true,
-    ));
+    let item = Arc::new(Field::new_list_field(DataType::Struct(window_fields()), true));
     let values = windows_from(starts.into(), spec);
-    Arc::new(ListArray::new(
-        item,
-        OffsetBuffer::from_lengths(lengths),
-        values,
-        None::<NullBuffer>,
-    ))
+    Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths), values, None::<NullBuffer>))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -264,28 +226,19 @@ impl ScalarUDFImpl for WindowTime {
     fn return_type(&self, types: &[DataType]) -> PlanResult<DataType> {
         match types {
             [DataType::Struct(fields)] if fields.iter().any(|f| f.name() == "end") => Ok(TIME),
-            _ => Err(Error::invalid_query(
-                "window_time() takes a window column, as window() makes it",
-            )
-            .into()),
+            _ => Err(Error::invalid_query("window_time() takes a window column, as window() makes it").into()),
         }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
-        Ok(ColumnarValue::Array(last_instants(
-            &args.args[0].to_array(args.number_rows)?,
-        )?))
+        Ok(ColumnarValue::Array(last_instants(&args.args[0].to_array(args.number_rows)?)?))
     }
 }
 
 fn last_instants(windows: &ArrayRef) -> PlanResult<ArrayRef> {
     let windows = as_struct_array(windows)?;
-    let end = windows
-        .column_by_name("end")
-        .ok_or_else(|| Error::invalid_query("not a window: it has no end"))?;
+    let end = windows.column_by_name("end").ok_or_else(|| Error::invalid_query("not a window: it has no end"))?;
     let end = cast(end, &TIME)?;
-    let last: TimestampMicrosecondArray = end
-        .as_primitive::<TimestampMicrosecondType>()
-        .unary(|t| t - 1);
+    let last: TimestampMicrosecondArray = end.as_primitive::<TimestampMicrosecondType>().unary(|t| t - 1);
     Ok(Arc::new(last))
 }

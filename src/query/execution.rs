@@ -87,14 +87,8 @@ impl Execution {
                 Trigger::AvailableNow if !ran => return Ok(()),
                 Trigger::AvailableNow => {}
                 Trigger::ProcessingTime(_) => {
-                    let wait = self
-                        .trigger
-                        .wait(triggered_ms, self.settings.clock.now_ms());
-                    let wait = if wait.is_zero() && !ran {
-                        POLL_MIN
-                    } else {
-                        wait
-                    };
+                    let wait = self.trigger.wait(triggered_ms, self.settings.clock.now_ms());
+                    let wait = if wait.is_zero() && !ran { POLL_MIN } else { wait };
                     idle(wait, &mut stop).await;
                 }
                 Trigger::Unspecified if ran => pause = POLL_MIN,
@@ -142,9 +136,7 @@ impl Execution {
     async fn trigger_once(&mut self) -> Result<bool> {
         self.shared.trigger_begins();
         let mut durations = Durations::start(Arc::clone(&self.settings.clock));
-        let planned = durations
-            .time(Durations::LATEST_OFFSET, self.plan_next())
-            .await?;
+        let planned = durations.time(Durations::LATEST_OFFSET, self.plan_next()).await?;
         let Some(batch) = planned else {
             self.shared.trigger_found_nothing();
             self.report_idle(durations);
@@ -160,21 +152,14 @@ impl Execution {
         if let Some(entry) = self.undecided.take() {
             return Ok(Some(self.plan_again(entry).await?));
         }
-        let limit = if self.trigger == Trigger::Once {
-            ReadLimit::All
-        } else {
-            ReadLimit::Options
-        };
+        let limit = if self.trigger == Trigger::Once { ReadLimit::All } else { ReadLimit::Options };
         let mut splits = Vec::with_capacity(self.sources.len());
         let mut ranges = Vec::with_capacity(self.sources.len());
         for (id, source) in self.sources.iter().enumerate() {
             let start = self.offsets[id].clone();
             let planned = source.plan(start.as_ref(), limit).await?;
             let name = self.plan.sources[id].name.clone();
-            let end = planned
-                .as_ref()
-                .map(|p| p.end.clone())
-                .or_else(|| start.clone());
+            let end = planned.as_ref().map(|p| p.end.clone()).or_else(|| start.clone());
             ranges.push(SourceOffsets { name, start, end });
             splits.push(planned.map(|p| p.splits));
         }
@@ -193,11 +178,7 @@ impl Execution {
             sources: ranges,
         };
         let splits = splits.into_iter().map(Option::unwrap_or_default).collect();
-        Ok(Some(PlannedBatch {
-            entry,
-            splits,
-            logged: false,
-        }))
+        Ok(Some(PlannedBatch { entry, splits, logged: false }))
     }
 
     /// A batch that died runs again over what its entry says.
@@ -205,25 +186,17 @@ impl Execution {
         let mut splits = Vec::with_capacity(self.sources.len());
         for (source, range) in self.sources.iter().zip(&entry.sources) {
             splits.push(match &range.end {
-                Some(end) if range.start != range.end => {
-                    source.replay(range.start.as_ref(), end).await?
-                }
+                Some(end) if range.start != range.end => source.replay(range.start.as_ref(), end).await?,
                 _ => Vec::new(),
             });
         }
-        Ok(PlannedBatch {
-            entry,
-            splits,
-            logged: true,
-        })
+        Ok(PlannedBatch { entry, splits, logged: true })
     }
 
     /// A batch without data runs when the watermark has moved and an operator has use for it. Judged by what the logs
     /// hold, so that a restart decides as an unbroken run would have.
     fn wants_no_data_batch(&self) -> bool {
-        let moved = self
-            .last_watermark_ms
-            .is_some_and(|last| self.tracker.global_ms() > last);
+        let moved = self.last_watermark_ms.is_some_and(|last| self.tracker.global_ms() > last);
         self.settings.no_data_batches
             && moved
             && self.plan.mode != OutputMode::Complete

@@ -106,9 +106,7 @@ impl Listeners {
     pub fn remove(&self, id: ListenerId) -> bool {
         let mut registered = self.write();
         let before = registered.all.len();
-        registered
-            .all
-            .retain(|(registered_id, _)| *registered_id != id);
+        registered.all.retain(|(registered_id, _)| *registered_id != id);
         registered.all.len() < before
     }
 
@@ -119,16 +117,12 @@ impl Listeners {
 
     /// Tells every listener that a query has started.
     pub fn notify_started(&self, event: &QueryStarted) {
-        self.notify("on_query_started", |listener| {
-            listener.on_query_started(event)
-        });
+        self.notify("on_query_started", |listener| listener.on_query_started(event));
     }
 
     /// Tells every listener of a batch.
     pub fn notify_progress(&self, progress: &StreamingQueryProgress) {
-        self.notify("on_query_progress", |listener| {
-            listener.on_query_progress(progress)
-        });
+        self.notify("on_query_progress", |listener| listener.on_query_progress(progress));
     }
 
     /// Tells every listener that a query found nothing new.
@@ -138,42 +132,30 @@ impl Listeners {
 
     /// Tells every listener that a query has ended.
     pub fn notify_terminated(&self, event: &QueryTerminated) {
-        self.notify("on_query_terminated", |listener| {
-            listener.on_query_terminated(event)
-        });
+        self.notify("on_query_terminated", |listener| listener.on_query_terminated(event));
     }
 
     fn notify(&self, event: &str, tell: impl Fn(&dyn StreamingQueryListener)) {
         // The list is copied, so that a listener may add and remove listeners, itself included.
         for (id, listener) in self.list() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(listener.as_ref()))) {
-                tracing::error!(
-                    "listener {} panicked in {event}: {}; the query goes on",
-                    id.0,
-                    words(panic.as_ref())
-                );
+                tracing::error!("listener {} panicked in {event}: {}; the query goes on", id.0, words(panic.as_ref()));
             }
         }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Registered> {
-        self.registered
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.registered.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Registered> {
-        self.registered
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.registered.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listeners")
-            .field("registered", &self.read().all.len())
-            .finish()
+        f.debug_struct("Listeners").field("registered", &self.read().all.len()).finish()
     }
 }
 
@@ -197,17 +179,11 @@ mod tests {
 
     impl StreamingQueryListener for Recorder {
         fn on_query_started(&self, event: &QueryStarted) {
-            self.0
-                .lock()
-                .unwrap()
-                .push(format!("started {}", event.run_id));
+            self.0.lock().unwrap().push(format!("started {}", event.run_id));
         }
 
         fn on_query_idle(&self, event: &QueryIdle) {
-            self.0
-                .lock()
-                .unwrap()
-                .push(format!("idle {}", event.run_id));
+            self.0.lock().unwrap().push(format!("idle {}", event.run_id));
         }
     }
 
@@ -248,19 +224,8 @@ mod tests {
         let removed = listeners.add(Arc::clone(&recorder) as Arc<dyn StreamingQueryListener>);
         assert!(listeners.clone().remove(removed), "clones share one list");
         assert!(!listeners.remove(removed));
-        assert_eq!(
-            listeners
-                .list()
-                .iter()
-                .map(|(id, _)| *id)
-                .collect::<Vec<_>>(),
-            [kept]
-        );
-        let event = QueryIdle {
-            id: "q".into(),
-            run_id: "r1".into(),
-            timestamp: "2026-01-01T00:00:00.000Z".into(),
-        };
+        assert_eq!(listeners.list().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [kept]);
+        let event = QueryIdle { id: "q".into(), run_id: "r1".into(), timestamp: "2026-01-01T00:00:00.000Z".into() };
         listeners.notify_idle(&event);
         assert_eq!(*recorder.0.lock().unwrap(), ["idle r1"]);
     }

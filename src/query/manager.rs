@@ -17,9 +17,7 @@ pub struct StreamingQueryManager {
 
 impl std::fmt::Debug for StreamingQueryManager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StreamingQueryManager")
-            .field("active", &self.active())
-            .finish()
+        f.debug_struct("StreamingQueryManager").field("active", &self.active()).finish()
     }
 }
 
@@ -31,17 +29,12 @@ impl StreamingQueryManager {
 
     /// Returns the queries that have not ended.
     pub fn active(&self) -> Vec<StreamingQuery> {
-        self.all()
-            .into_iter()
-            .filter(StreamingQuery::is_active)
-            .collect()
+        self.all().into_iter().filter(StreamingQuery::is_active).collect()
     }
 
     /// Returns the active query with this id or name.
     pub fn get(&self, id_or_name: &str) -> Option<StreamingQuery> {
-        self.active()
-            .into_iter()
-            .find(|q| q.id() == id_or_name || q.name() == id_or_name)
+        self.active().into_iter().find(|q| q.id() == id_or_name || q.name() == id_or_name)
     }
 
     /// Checks that no active query has this name.
@@ -72,10 +65,7 @@ impl StreamingQueryManager {
 
     /// Forgets the queries that have ended.
     pub fn reset_terminated(&self) {
-        self.queries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(StreamingQuery::is_active);
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner).retain(StreamingQuery::is_active);
     }
 
     /// Adds a listener; it hears of every query from now on.
@@ -98,26 +88,16 @@ impl StreamingQueryManager {
     /// # Errors
     /// The first error that ended one of them meanwhile.
     pub async fn stop_all(&self) -> Result<()> {
-        let stops: Vec<_> = self
-            .active()
-            .into_iter()
-            .map(|q| async move { q.stop().await })
-            .collect();
+        let stops: Vec<_> = self.active().into_iter().map(|q| async move { q.stop().await }).collect();
         futures::future::join_all(stops).await.into_iter().collect()
     }
 
     /// Adds a query that was started.
     pub fn add(&self, query: StreamingQuery) {
-        self.queries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(query);
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner).push(query);
     }
 
     fn all(&self) -> Vec<StreamingQuery> {
-        self.queries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -36,77 +36,45 @@ const SMALL_BATCH: u64 = 256 * 1024;
 
 impl Execution {
     /// Runs one planned micro-batch to its end.
-    pub(super) async fn run_batch(
-        &mut self,
-        batch: PlannedBatch,
-        mut durations: Durations,
-    ) -> Result<()> {
-        let PlannedBatch {
-            entry,
-            splits,
-            logged,
-        } = batch;
+    pub(super) async fn run_batch(&mut self, batch: PlannedBatch, mut durations: Durations) -> Result<()> {
+        let PlannedBatch { entry, splits, logged } = batch;
         let batch_id = entry.batch_id;
         let step = |error: Error| error.context(format!("batch {batch_id}"));
 
         // 1, 2: the plan is made; now it is durable.
         if !logged {
             self.checkpoint.run().check().await?;
-            durations
-                .time(
-                    Durations::WAL_COMMIT,
-                    self.checkpoint.offset_log().add(&entry),
-                )
-                .await
-                .map_err(step)?;
+            durations.time(Durations::WAL_COMMIT, self.checkpoint.offset_log().add(&entry)).await.map_err(step)?;
         }
         // 3, 4, 5: rows flow; state and output become durable, neither current nor visible.
         let context = Arc::new(self.context(&entry, splits.clone()));
-        let (prepared, report) = durations
-            .time(Durations::ADD_BATCH, self.run_plan(&context, &splits))
-            .await
-            .map_err(step)?;
+        let (prepared, report) =
+            durations.time(Durations::ADD_BATCH, self.run_plan(&context, &splits)).await.map_err(step)?;
         // 6: the watermark that the next batch runs with.
         self.move_watermark(&report)?;
         // 7: the decision.
         self.checkpoint.run().check().await?;
         let commit = self.commit_entry(&entry, &prepared, &report);
-        durations
-            .time(
-                Durations::COMMIT_OFFSETS,
-                self.checkpoint.commit_log().add(&commit),
-            )
-            .await
-            .map_err(step)?;
+        durations.time(Durations::COMMIT_OFFSETS, self.checkpoint.commit_log().add(&commit)).await.map_err(step)?;
         // 8: what is decided becomes visible.
-        self.sink
-            .publish(batch_id, &prepared.token)
-            .await
-            .map_err(step)?;
+        self.sink.publish(batch_id, &prepared.token).await.map_err(step)?;
         // 9: what led here may be cleaned.
         self.advance(&entry);
         self.tell_sources().await;
         self.purge(batch_id).await;
-        self.report_batch(&entry, &context, &report, &prepared, durations)
-            .await;
+        self.report_batch(&entry, &context, &report, &prepared, durations).await;
         Ok(())
     }
 
     fn context(&self, entry: &OffsetEntry, splits: Vec<Vec<Split>>) -> BatchContext {
         let us = |ms: i64| (ms > 0).then(|| ms.saturating_mul(1000));
-        let watermarks = OperatorWatermarks {
-            late_us: us(entry.late_watermark_ms),
-            eviction_us: us(entry.watermark_ms),
-        };
-        let inputs = self
-            .sources
-            .iter()
-            .zip(splits)
-            .map(|(source, splits)| BatchInput {
-                source: Arc::clone(source),
-                splits,
-                malformed_rows: Arc::default(),
-            });
+        let watermarks =
+            OperatorWatermarks { late_us: us(entry.late_watermark_ms), eviction_us: us(entry.watermark_ms) };
+        let inputs = self.sources.iter().zip(splits).map(|(source, splits)| BatchInput {
+            source: Arc::clone(source),
+            splits,
+            malformed_rows: Arc::default(),
+        });
         self.plan.batch_time.set_ms(entry.batch_timestamp_ms);
         BatchContext::new(
             entry.batch_id,
@@ -121,19 +89,10 @@ impl Execution {
     }
 
     /// Steps 3 to 5. A panic in an operator, function, source or sink ends the query like any error.
-    async fn run_plan(
-        &self,
-        context: &Arc<BatchContext>,
-        splits: &[Vec<Split>],
-    ) -> Result<(Prepared, BatchReport)> {
+    async fn run_plan(&self, context: &Arc<BatchContext>, splits: &[Vec<Split>]) -> Result<(Prepared, BatchReport)> {
         let weight: u64 = splits.iter().flatten().map(|s| s.weight).sum();
         let plan = reset_plan_states(Arc::clone(self.plan.physical(weight < SMALL_BATCH)))?;
-        let config = self
-            .plan
-            .state
-            .config()
-            .clone()
-            .with_extension(Arc::clone(context));
+        let config = self.plan.state.config().clone().with_extension(Arc::clone(context));
         let task = Arc::new(TaskContext::from(&self.plan.state).with_session_config(config));
         let work = async {
             let partitions = plan.output_partitioning().partition_count();
@@ -150,52 +109,27 @@ impl Execution {
             fail::fail_point!("state.all_deltas_written");
             Ok::<_, Error>(prepared)
         };
-        let prepared = AssertUnwindSafe(work)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| {
-                let said = panic.downcast_ref::<&str>().map(ToString::to_string);
-                let said = said
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
-                Err(Error::internal(format!(
-                    "an operator, function, source or sink panicked: {said}"
-                )))
-            })?;
+        let prepared = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Error::internal(format!("an operator, function, source or sink panicked: {said}")))
+        })?;
         let report = context.report().clone();
         Ok((prepared, report))
     }
 
     fn move_watermark(&mut self, report: &BatchReport) -> Result<()> {
-        let seen: Vec<Option<i64>> = report
-            .event_times
-            .iter()
-            .map(|t| (t.count > 0).then_some(t.max_ms))
-            .collect();
-        let delays: Vec<i64> = self
-            .plan
-            .watermarks
-            .iter()
-            .map(|w| w.delay_us / 1000)
-            .collect();
+        let seen: Vec<Option<i64>> = report.event_times.iter().map(|t| (t.count > 0).then_some(t.max_ms)).collect();
+        let delays: Vec<i64> = self.plan.watermarks.iter().map(|w| w.delay_us / 1000).collect();
         self.tracker.update(&seen, &delays)
     }
 
-    fn commit_entry(
-        &self,
-        entry: &OffsetEntry,
-        prepared: &Prepared,
-        report: &BatchReport,
-    ) -> CommitEntry {
-        let state = report
-            .operators
-            .iter()
-            .enumerate()
-            .map(|(operator, report)| StateFiles {
-                operator,
-                version: entry.batch_id + 1,
-                files: report.files.values().flatten().cloned().collect(),
-            });
+    fn commit_entry(&self, entry: &OffsetEntry, prepared: &Prepared, report: &BatchReport) -> CommitEntry {
+        let state = report.operators.iter().enumerate().map(|(operator, report)| StateFiles {
+            operator,
+            version: entry.batch_id + 1,
+            files: report.files.values().flatten().cloned().collect(),
+        });
         CommitEntry {
             batch_id: entry.batch_id,
             run: self.checkpoint.run().number(),
@@ -203,12 +137,7 @@ impl Execution {
             watermark: self.tracker.state(),
             state: state.collect(),
             sink: prepared.token.clone(),
-            fingerprint: self
-                .plan
-                .operators
-                .iter()
-                .map(|o| o.fingerprint.clone())
-                .collect(),
+            fingerprint: self.plan.operators.iter().map(|o| o.fingerprint.clone()).collect(),
         }
     }
 

@@ -150,11 +150,7 @@ pub struct SinkProgress {
 
 impl Default for SinkProgress {
     fn default() -> Self {
-        Self {
-            description: String::new(),
-            num_output_rows: -1,
-            metrics: BTreeMap::new(),
-        }
+        Self { description: String::new(), num_output_rows: -1, metrics: BTreeMap::new() }
     }
 }
 
@@ -221,11 +217,7 @@ impl Durations {
     /// Starts a trigger now.
     pub fn start(clock: Arc<dyn Clock>) -> Self {
         let started_ms = clock.now_ms();
-        Self {
-            clock,
-            started_ms,
-            by_step_ms: BTreeMap::new(),
-        }
+        Self { clock, started_ms, by_step_ms: BTreeMap::new() }
     }
 
     /// Returns when the trigger started.
@@ -272,10 +264,7 @@ impl Default for RecentProgress {
 impl RecentProgress {
     /// Makes a record of at most `capacity` progresses.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            newest_last: VecDeque::new(),
-        }
+        Self { capacity, newest_last: VecDeque::new() }
     }
 
     /// Adds the newest, and forgets the oldest where there are too many.
@@ -319,10 +308,7 @@ mod tests {
             sources: vec![SourceProgress {
                 description: "FileStreamSource[file:///in]".into(),
                 end_offset: serde_json::json!({"logOffset": 1}),
-                metrics: BTreeMap::from([(
-                    SourceProgress::MALFORMED_ROWS.to_string(),
-                    "2".to_string(),
-                )]),
+                metrics: BTreeMap::from([(SourceProgress::MALFORMED_ROWS.to_string(), "2".to_string())]),
                 ..Default::default()
             }],
             ..Default::default()
@@ -339,12 +325,7 @@ mod tests {
             "sink":{"description":"","numOutputRows":-1,"metrics":{}},"observedMetrics":{}}"#;
         let expected: String = expected.lines().map(str::trim).collect();
         assert_eq!(progress.json(), expected);
-        assert!(
-            progress
-                .to_string()
-                .starts_with("{\n  \"id\": \"97cf7ef2\",\n"),
-            "{progress}"
-        );
+        assert!(progress.to_string().starts_with("{\n  \"id\": \"97cf7ef2\",\n"), "{progress}");
     }
 
     #[test]
@@ -365,22 +346,13 @@ mod tests {
         let clock = Arc::new(ManualClock::new(1_000));
         let mut durations = Durations::start(Arc::clone(&clock) as Arc<dyn Clock>);
         for took_ms in [5, 7] {
-            durations
-                .time(Durations::WAL_COMMIT, async { clock.advance_ms(took_ms) })
-                .await;
+            durations.time(Durations::WAL_COMMIT, async { clock.advance_ms(took_ms) }).await;
         }
         clock.advance_ms(100);
         durations.add(Durations::ADD_BATCH, 5_000); // the clock was set back meanwhile
         let by_step_ms = durations.finish();
-        let expected = [
-            ("addBatch", 0),
-            ("triggerExecution", 112),
-            ("walCommit", 12),
-        ];
-        assert_eq!(
-            by_step_ms,
-            BTreeMap::from(expected.map(|(step, ms)| (step.to_string(), ms)))
-        );
+        let expected = [("addBatch", 0), ("triggerExecution", 112), ("walCommit", 12)];
+        assert_eq!(by_step_ms, BTreeMap::from(expected.map(|(step, ms)| (step.to_string(), ms))));
     }
 
     #[test]
@@ -394,19 +366,9 @@ mod tests {
     fn only_the_newest_are_kept() {
         let mut recent = RecentProgress::new(2);
         for batch_id in 0..3 {
-            recent.push(Arc::new(StreamingQueryProgress {
-                batch_id,
-                ..Default::default()
-            }));
+            recent.push(Arc::new(StreamingQueryProgress { batch_id, ..Default::default() }));
         }
-        assert_eq!(
-            recent
-                .to_vec()
-                .iter()
-                .map(|p| p.batch_id)
-                .collect::<Vec<_>>(),
-            [1, 2]
-        );
+        assert_eq!(recent.to_vec().iter().map(|p| p.batch_id).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(recent.last().map(|p| p.batch_id), Some(2));
     }
 }

@@ -13,8 +13,7 @@ const EVERY: i64 = 10;
 impl Execution {
     /// Purges after batch `batch_id`. Best effort: what cannot be removed now is removed later.
     pub(super) async fn purge(&self, batch_id: i64) {
-        let oldest = batch_id + 1
-            - i64::try_from(self.settings.min_batches_to_retain.max(2)).unwrap_or(i64::MAX);
+        let oldest = batch_id + 1 - i64::try_from(self.settings.min_batches_to_retain.max(2)).unwrap_or(i64::MAX);
         if oldest <= 0 || batch_id % EVERY != 0 {
             return;
         }
@@ -32,38 +31,20 @@ async fn purge_below(checkpoint: &Checkpoint, oldest: i64) -> Result<()> {
     checkpoint.offset_log().purge_below(oldest).await?;
     let listed = listed(&commit);
     // Later commits list files of later versions; of the older only these.
-    remove_state(checkpoint, &commit, |name, version| {
-        version <= oldest && !listed.contains(name)
-    })
-    .await
+    remove_state(checkpoint, &commit, |name, version| version <= oldest && !listed.contains(name)).await
 }
 
 fn listed(commit: &CommitEntry) -> BTreeSet<String> {
-    commit
-        .state
-        .iter()
-        .flat_map(|s| &s.files)
-        .map(|f| f.name.clone())
-        .collect()
+    commit.state.iter().flat_map(|s| &s.files).map(|f| f.name.clone()).collect()
 }
 
 /// Removes state files that the last commit does not know: an undecided batch wrote them.
-pub(super) async fn remove_strangers(
-    checkpoint: &Checkpoint,
-    commit: Option<&CommitEntry>,
-) -> Result<()> {
+pub(super) async fn remove_strangers(checkpoint: &Checkpoint, commit: Option<&CommitEntry>) -> Result<()> {
     let Some(commit) = commit else { return Ok(()) };
-    remove_state(checkpoint, commit, |_, version| {
-        version > commit.batch_id + 1
-    })
-    .await
+    remove_state(checkpoint, commit, |_, version| version > commit.batch_id + 1).await
 }
 
-async fn remove_state(
-    checkpoint: &Checkpoint,
-    commit: &CommitEntry,
-    gone: impl Fn(&str, i64) -> bool,
-) -> Result<()> {
+async fn remove_state(checkpoint: &Checkpoint, commit: &CommitEntry, gone: impl Fn(&str, i64) -> bool) -> Result<()> {
     let store = checkpoint.state();
     for operator in &commit.state {
         for lane in 0..commit.lanes {

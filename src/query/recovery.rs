@@ -44,11 +44,7 @@ impl Execution {
         let latest = entries.last().cloned();
         if let Some(commit) = &commit {
             let before: Vec<Value> = commit.fingerprint.as_array().cloned().unwrap_or_default();
-            let now: Vec<Value> = plan
-                .operators
-                .iter()
-                .map(|o| o.fingerprint.clone())
-                .collect();
+            let now: Vec<Value> = plan.operators.iter().map(|o| o.fingerprint.clone()).collect();
             check_unchanged(&before, &now).map_err(|e| e.context(checkpoint.location()))?;
         }
         if let Some(policy) = latest.as_ref().and_then(|e| e.conf.get(POLICY)) {
@@ -77,23 +73,11 @@ impl Execution {
         let by_name = source_order(&plan, latest.as_ref(), &checkpoint)?;
         let sources = open_sources(&plan, &checkpoint, &entries, &settings).await?;
         let decided = entries.iter().rfind(|e| e.batch_id < next_batch_id);
-        let ends = decided.map(|e| {
-            e.sources
-                .iter()
-                .map(|s| (s.name.clone(), s.end.clone()))
-                .collect::<BTreeMap<_, _>>()
-        });
-        let offsets = plan
-            .sources
-            .iter()
-            .map(|s| {
-                ends.as_ref()
-                    .and_then(|e| e.get(&s.name).cloned().flatten())
-            })
-            .collect();
-        let undecided = latest
-            .filter(|e| e.batch_id >= next_batch_id)
-            .map(|e| in_plan_order(e, &by_name));
+        let ends =
+            decided.map(|e| e.sources.iter().map(|s| (s.name.clone(), s.end.clone())).collect::<BTreeMap<_, _>>());
+        let offsets =
+            plan.sources.iter().map(|s| ends.as_ref().and_then(|e| e.get(&s.name).cloned().flatten())).collect();
+        let undecided = latest.filter(|e| e.batch_id >= next_batch_id).map(|e| in_plan_order(e, &by_name));
         Ok(Self {
             shared,
             offsets,
@@ -117,52 +101,31 @@ async fn retained_offsets(checkpoint: &Checkpoint) -> Result<Vec<OffsetEntry>> {
     checkpoint.offset_log().entries_up_to(i64::MAX).await
 }
 
-async fn load_state(
-    plan: &StreamPlan,
-    checkpoint: &Checkpoint,
-    commit: Option<&CommitEntry>,
-) -> Result<StateLanes> {
+async fn load_state(plan: &StreamPlan, checkpoint: &Checkpoint, commit: Option<&CommitEntry>) -> Result<StateLanes> {
     let store = checkpoint.state();
     let mut stores: Vec<Vec<_>> = plan.operators.iter().map(|_| Vec::new()).collect();
     for lane in 0..plan.lanes {
         for (operator, tables) in plan.empty_state()?.into_iter().enumerate() {
             let mut lane_store = LaneStore::new(operator, lane, tables);
             if let Some(commit) = commit {
-                let listed = commit
-                    .state
-                    .iter()
-                    .filter(|s| s.operator == operator)
-                    .flat_map(|s| s.files.clone());
+                let listed = commit.state.iter().filter(|s| s.operator == operator).flat_map(|s| s.files.clone());
                 let files: Vec<_> = listed.collect();
-                lane_store
-                    .load(store.as_ref(), &files, plan.lanes, commit.lanes)
-                    .await?;
+                lane_store.load(store.as_ref(), &files, plan.lanes, commit.lanes).await?;
             }
             stores[operator].push(Arc::new(tokio::sync::Mutex::new(lane_store)));
         }
     }
-    Ok(StateLanes {
-        lanes: plan.lanes,
-        store,
-        stores,
-    })
+    Ok(StateLanes { lanes: plan.lanes, store, stores })
 }
 
 /// By source of the plan: its place in the log's entries.
-fn source_order(
-    plan: &StreamPlan,
-    latest: Option<&OffsetEntry>,
-    checkpoint: &Checkpoint,
-) -> Result<Vec<usize>> {
+fn source_order(plan: &StreamPlan, latest: Option<&OffsetEntry>, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
     let Some(latest) = latest else {
         return Ok((0..plan.sources.len()).collect());
     };
     let logged: Vec<&str> = latest.sources.iter().map(|s| s.name.as_str()).collect();
-    let places: Option<Vec<usize>> = plan
-        .sources
-        .iter()
-        .map(|s| logged.iter().position(|name| *name == s.name))
-        .collect();
+    let places: Option<Vec<usize>> =
+        plan.sources.iter().map(|s| logged.iter().position(|name| *name == s.name)).collect();
     match places {
         Some(places) if places.len() == logged.len() => Ok(places),
         _ => {
@@ -179,10 +142,7 @@ fn source_order(
 }
 
 fn in_plan_order(mut entry: OffsetEntry, places: &[usize]) -> OffsetEntry {
-    entry.sources = places
-        .iter()
-        .map(|place| entry.sources[*place].clone())
-        .collect();
+    entry.sources = places.iter().map(|place| entry.sources[*place].clone()).collect();
     entry
 }
 
@@ -195,31 +155,15 @@ async fn open_sources(
     let mut sources = Vec::with_capacity(plan.sources.len());
     for (id, source_plan) in plan.sources.iter().enumerate() {
         let table = &source_plan.table;
-        let spec = SourceSpec {
-            clock: Arc::clone(&settings.clock),
-            ..table.spec.clone()
-        };
+        let spec = SourceSpec { clock: Arc::clone(&settings.clock), ..table.spec.clone() };
         let source = table.provider.create(&spec).await?;
         if source.schema().fields() != table.schema.fields() {
-            return Err(Error::incompatible(format!(
-                "{}: its schema changed while the query was planned",
-                table.name
-            )));
+            return Err(Error::incompatible(format!("{}: its schema changed while the query was planned", table.name)));
         }
-        let named = |e: &OffsetEntry| {
-            e.sources
-                .iter()
-                .find(|s| s.name == source_plan.name)
-                .and_then(|s| s.end.clone())
-        };
+        let named = |e: &OffsetEntry| e.sources.iter().find(|s| s.name == source_plan.name).and_then(|s| s.end.clone());
         let mut history: Vec<Offset> = entries.iter().filter_map(named).collect();
         history.dedup();
-        source
-            .open(SourceContext {
-                journal: checkpoint.source_journal(id),
-                history,
-            })
-            .await?;
+        source.open(SourceContext { journal: checkpoint.source_journal(id), history }).await?;
         sources.push(source);
     }
     Ok(sources)

@@ -8,8 +8,7 @@ use serde_json::Value;
 use super::execution::Execution;
 use super::listener::QueryIdle;
 use super::progress::{
-    Durations, SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress, iso_ms,
-    rows_per_second,
+    Durations, SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress, iso_ms, rows_per_second,
 };
 use crate::checkpoint::OffsetEntry;
 use crate::operator::batch_context::{BatchContext, BatchReport, EventTimes, OperatorReport};
@@ -26,9 +25,7 @@ impl Execution {
         durations: Durations,
     ) {
         let mut progress = self.begun(entry.batch_id, &durations);
-        let since_last_ms = self
-            .last_trigger_ms
-            .map(|last| durations.started_ms() - last);
+        let since_last_ms = self.last_trigger_ms.map(|last| durations.started_ms() - last);
         self.last_trigger_ms = Some(durations.started_ms());
         let took_ms = self.settings.clock.now_ms() - durations.started_ms();
         let rows: u64 = report.source_rows.iter().sum();
@@ -39,17 +36,13 @@ impl Execution {
         progress.duration_ms = durations.finish();
         progress.event_time = event_time(&report.event_times, entry.watermark_ms);
         let operators = self.plan.operators.iter().zip(&report.operators).rev();
-        progress.state_operators = operators
-            .map(|(plan, report)| operator_progress(plan.name, report, self.state.lanes))
-            .collect();
+        progress.state_operators =
+            operators.map(|(plan, report)| operator_progress(plan.name, report, self.state.lanes)).collect();
         for (id, source) in self.sources.iter().enumerate() {
             let mut metrics = BTreeMap::new();
             let malformed = context.inputs[id].malformed_rows.get();
             if malformed > 0 {
-                metrics.insert(
-                    SourceProgress::MALFORMED_ROWS.to_string(),
-                    malformed.to_string(),
-                );
+                metrics.insert(SourceProgress::MALFORMED_ROWS.to_string(), malformed.to_string());
             }
             let latest = source.latest().await.ok().flatten();
             progress.sources.push(SourceProgress {
@@ -71,10 +64,8 @@ impl Execution {
     pub(super) fn report_idle(&mut self, durations: Durations) {
         let mut progress = self.begun(self.next_batch_id, &durations);
         progress.duration_ms = durations.finish();
-        progress.event_time = event_time(
-            &vec![EventTimes::default(); self.plan.watermarks.len()],
-            self.tracker.global_ms(),
-        );
+        progress.event_time =
+            event_time(&vec![EventTimes::default(); self.plan.watermarks.len()], self.tracker.global_ms());
         let event = QueryIdle {
             id: progress.id.clone(),
             run_id: progress.run_id.clone(),
@@ -90,10 +81,7 @@ impl Execution {
             name: Some(self.shared.name().to_string()),
             timestamp: iso_ms(durations.started_ms()),
             batch_id,
-            sink: SinkProgress {
-                description: self.sink.description(),
-                ..SinkProgress::default()
-            },
+            sink: SinkProgress { description: self.sink.description(), ..SinkProgress::default() },
             ..StreamingQueryProgress::default()
         }
     }
@@ -110,10 +98,7 @@ fn event_time(nodes: &[EventTimes], watermark_ms: i64) -> BTreeMap<String, Strin
     if all.count > 0 {
         map.insert("min".to_string(), iso_ms(all.min_ms));
         map.insert("max".to_string(), iso_ms(all.max_ms));
-        map.insert(
-            "avg".to_string(),
-            iso_ms((all.sum_ms / all.count as f64) as i64),
-        );
+        map.insert("avg".to_string(), iso_ms((all.sum_ms / all.count as f64) as i64));
     }
     map
 }
@@ -132,9 +117,6 @@ fn operator_progress(name: &str, report: &OperatorReport, lanes: usize) -> State
         num_rows_dropped_by_watermark: report.rows_dropped_late,
         num_shuffle_partitions: lanes as u64,
         num_state_store_instances: lanes as u64,
-        custom_metrics: BTreeMap::from([(
-            "rowsWithoutEventTime".to_string(),
-            ms(report.rows_without_event_time),
-        )]),
+        custom_metrics: BTreeMap::from([("rowsWithoutEventTime".to_string(), ms(report.rows_without_event_time))]),
     }
 }

@@ -54,8 +54,7 @@ impl QueryShared {
     }
 
     pub(super) fn trigger_found_nothing(&self) {
-        self.triggers
-            .send_modify(|(begun, nothing)| *nothing = *begun);
+        self.triggers.send_modify(|(begun, nothing)| *nothing = *begun);
     }
 
     pub(super) fn ran(&self, progress: Arc<StreamingQueryProgress>, had_data: bool) {
@@ -77,11 +76,8 @@ impl QueryShared {
 
     fn waits(&self, message: &str, data: bool) {
         let mut status = locked(&self.status);
-        *status = StreamingQueryStatus {
-            message: message.to_string(),
-            is_data_available: data,
-            is_trigger_active: false,
-        };
+        *status =
+            StreamingQueryStatus { message: message.to_string(), is_data_available: data, is_trigger_active: false };
     }
 }
 
@@ -113,10 +109,7 @@ pub struct StreamingQuery {
 
 impl fmt::Debug for StreamingQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamingQuery")
-            .field("name", &self.shared.name)
-            .field("id", &self.shared.id)
-            .finish()
+        f.debug_struct("StreamingQuery").field("name", &self.shared.name).field("id", &self.shared.id).finish()
     }
 }
 
@@ -127,15 +120,7 @@ impl StreamingQuery {
     /// # Errors
     /// Whatever recovery finds, such as `CheckpointIncompatible`.
     pub async fn start(start: QueryStart) -> Result<Self> {
-        let QueryStart {
-            name,
-            plan,
-            settings,
-            trigger,
-            checkpoint,
-            sink,
-            listeners,
-        } = start;
+        let QueryStart { name, plan, settings, trigger, checkpoint, sink, listeners } = start;
         if !sink.supports(plan.mode) {
             return Err(Error::unsupported(format!(
                 "{} does not support {} mode; use append mode, or another sink (console, memory, noop and foreach_batch take \
@@ -146,9 +131,7 @@ impl StreamingQuery {
         }
         let (stop, stopped) = watch::channel(false);
         let (outcome, ended) = watch::channel(None);
-        let explained = datafusion::physical_plan::displayable(plan.physical(false).as_ref())
-            .indent(false)
-            .to_string();
+        let explained = datafusion::physical_plan::displayable(plan.physical(false).as_ref()).indent(false).to_string();
         let shared = Arc::new(QueryShared {
             id: checkpoint.query_id().to_string(),
             run_id: uuid::Uuid::new_v4().to_string(),
@@ -164,15 +147,7 @@ impl StreamingQuery {
             outcome,
         });
         let clock = Arc::clone(&settings.clock);
-        let execution = Execution::recover(
-            Arc::clone(&shared),
-            plan,
-            settings,
-            trigger,
-            checkpoint,
-            sink,
-        )
-        .await?;
+        let execution = Execution::recover(Arc::clone(&shared), plan, settings, trigger, checkpoint, sink).await?;
         shared.listeners.notify_started(&QueryStarted {
             id: shared.id.clone(),
             run_id: shared.run_id.clone(),
@@ -181,11 +156,7 @@ impl StreamingQuery {
             job_tags: Vec::new(),
         });
         tokio::spawn(run(Arc::clone(&shared), execution, stopped));
-        Ok(Self {
-            shared,
-            stop,
-            outcome: ended,
-        })
+        Ok(Self { shared, stop, outcome: ended })
     }
 
     /// Returns the query's id: the same in every run on one checkpoint.
@@ -225,10 +196,7 @@ impl StreamingQuery {
 
     /// Returns the error that ended it, if one did.
     pub fn exception(&self) -> Option<Arc<Error>> {
-        self.outcome
-            .borrow()
-            .as_ref()
-            .and_then(|outcome| outcome.as_ref().err().cloned())
+        self.outcome.borrow().as_ref().and_then(|outcome| outcome.as_ref().err().cloned())
     }
 
     /// Returns the logical and the physical plan as text.
@@ -276,19 +244,10 @@ impl StreamingQuery {
 }
 
 async fn run(shared: Arc<QueryShared>, mut execution: Execution, stopped: watch::Receiver<bool>) {
-    let ended = AssertUnwindSafe(execution.run(stopped))
-        .catch_unwind()
-        .await;
+    let ended = AssertUnwindSafe(execution.run(stopped)).catch_unwind().await;
     let ended = ended.unwrap_or_else(|_| Err(Error::internal("the query's task panicked")));
     execution.close().await;
-    shared.waits(
-        if ended.is_ok() {
-            "Stopped"
-        } else {
-            "Terminated with exception"
-        },
-        false,
-    );
+    shared.waits(if ended.is_ok() { "Stopped" } else { "Terminated with exception" }, false);
     let event = QueryTerminated {
         id: shared.id.clone(),
         run_id: shared.run_id.clone(),

@@ -33,9 +33,7 @@ impl Trigger {
     /// Returns the interval of ticks in milliseconds: zero where batches follow each other.
     pub fn interval_ms(&self) -> i64 {
         match self {
-            Self::ProcessingTime(interval) => {
-                i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
-            }
+            Self::ProcessingTime(interval) => i64::try_from(interval.as_millis()).unwrap_or(i64::MAX),
             Self::Unspecified | Self::AvailableNow | Self::Once => 0,
         }
     }
@@ -74,10 +72,7 @@ pub fn next_tick_ms(now_ms: i64, interval_ms: i64) -> i64 {
     if interval_ms <= 0 {
         return now_ms;
     }
-    now_ms
-        .div_euclid(interval_ms)
-        .saturating_mul(interval_ms)
-        .saturating_add(interval_ms)
+    now_ms.div_euclid(interval_ms).saturating_mul(interval_ms).saturating_add(interval_ms)
 }
 
 #[cfg(test)]
@@ -87,11 +82,7 @@ mod tests {
     #[test]
     fn ticks_are_multiples_of_the_interval() {
         assert_eq!(next_tick_ms(12_345, 5_000), 15_000);
-        assert_eq!(
-            next_tick_ms(15_000, 5_000),
-            20_000,
-            "a tick's own time asks for the next one"
-        );
+        assert_eq!(next_tick_ms(15_000, 5_000), 20_000, "a tick's own time asks for the next one");
         assert_eq!(next_tick_ms(-1, 5_000), 0);
         assert_eq!(next_tick_ms(i64::MAX - 1, i64::MAX), i64::MAX);
     }
@@ -99,15 +90,8 @@ mod tests {
     #[test]
     fn an_interval_of_zero_never_waits() {
         assert_eq!(next_tick_ms(12_345, 0), 12_345);
-        assert_eq!(
-            Trigger::ProcessingTime(Duration::ZERO).wait(12_345, 12_345),
-            Duration::ZERO
-        );
-        assert_eq!(
-            Trigger::Unspecified.wait(20_000, 10_000),
-            Duration::ZERO,
-            "nor when the clock was set back"
-        );
+        assert_eq!(Trigger::ProcessingTime(Duration::ZERO).wait(12_345, 12_345), Duration::ZERO);
+        assert_eq!(Trigger::Unspecified.wait(20_000, 10_000), Duration::ZERO, "nor when the clock was set back");
     }
 
     #[test]
@@ -115,11 +99,7 @@ mod tests {
         let trigger = Trigger::from(Duration::from_secs(5));
         assert_eq!(trigger.wait(10_000, 11_000), Duration::from_secs(4));
         assert_eq!(trigger.wait(10_000, 15_000), Duration::ZERO);
-        assert_eq!(
-            trigger.wait(10_000, 22_000),
-            Duration::ZERO,
-            "ticks 15 s and 20 s were missed"
-        );
+        assert_eq!(trigger.wait(10_000, 22_000), Duration::ZERO, "ticks 15 s and 20 s were missed");
         // The late batch starts at 22 s; the one after it is on the grid again.
         assert_eq!(trigger.wait(22_000, 22_500), Duration::from_millis(2_500));
     }
@@ -127,9 +107,6 @@ mod tests {
     #[test]
     fn only_available_now_and_once_end_by_themselves() {
         assert!(Trigger::AvailableNow.is_bounded() && Trigger::Once.is_bounded());
-        assert!(
-            !Trigger::default().is_bounded()
-                && !Trigger::ProcessingTime(Duration::ZERO).is_bounded()
-        );
+        assert!(!Trigger::default().is_bounded() && !Trigger::ProcessingTime(Duration::ZERO).is_bounded());
     }
 }

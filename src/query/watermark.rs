@@ -36,11 +36,7 @@ impl FromStr for WatermarkPolicy {
         match text.trim().to_lowercase().as_str() {
             "min" => Ok(Self::Min),
             "max" => Ok(Self::Max),
-            _ => Err(crate::options::bad_value(
-                "multipleWatermarkPolicy",
-                text,
-                "min or max",
-            )),
+            _ => Err(crate::options::bad_value("multipleWatermarkPolicy", text, "min or max")),
         }
     }
 }
@@ -60,12 +56,7 @@ pub struct WatermarkTracker {
 impl WatermarkTracker {
     /// Makes a tracker for a fresh query.
     pub fn new(policy: WatermarkPolicy) -> Self {
-        Self {
-            policy,
-            global_ms: 0,
-            nodes_ms: Vec::new(),
-            idle: Vec::new(),
-        }
+        Self { policy, global_ms: 0, nodes_ms: Vec::new(), idle: Vec::new() }
     }
 
     /// Returns the watermark that the next batch runs with.
@@ -99,10 +90,7 @@ impl WatermarkTracker {
                 self.set_idle(node, false);
             }
         }
-        self.set_global(
-            self.chosen_ms()
-                .map_or(self.global_ms, |ms| ms.max(self.global_ms)),
-        )
+        self.set_global(self.chosen_ms().map_or(self.global_ms, |ms| ms.max(self.global_ms)))
     }
 
     /// Marks a node as idle, or as awake again. An idle node is left out of the policy's choice as long as another
@@ -118,11 +106,7 @@ impl WatermarkTracker {
     pub fn state(&self) -> WatermarkState {
         let mut idle = self.idle.clone();
         idle.resize(self.nodes_ms.len(), false);
-        WatermarkState {
-            global_ms: self.global_ms,
-            nodes: self.nodes_ms.clone(),
-            idle,
-        }
+        WatermarkState { global_ms: self.global_ms, nodes: self.nodes_ms.clone(), idle }
     }
 
     /// Puts back what the commit log kept.
@@ -130,9 +114,7 @@ impl WatermarkTracker {
     /// # Errors
     /// `Internal` where that lies behind what this tracker already holds.
     pub fn restore(&mut self, state: WatermarkState) -> Result<()> {
-        if let Some(node) =
-            (0..self.nodes_ms.len()).find(|n| state.nodes.get(*n) < self.nodes_ms.get(*n))
-        {
+        if let Some(node) = (0..self.nodes_ms.len()).find(|n| state.nodes.get(*n) < self.nodes_ms.get(*n)) {
             return Err(Error::internal(format!(
                 "watermark node {node} would fall from {} ms to {:?} ms at recovery",
                 self.nodes_ms[node],
@@ -149,12 +131,8 @@ impl WatermarkTracker {
     fn chosen_ms(&self) -> Option<i64> {
         let is_idle = |node: usize| self.idle.get(node).copied().unwrap_or(false);
         let all_idle = (0..self.nodes_ms.len()).all(is_idle);
-        let counted = self
-            .nodes_ms
-            .iter()
-            .enumerate()
-            .filter(|(node, _)| all_idle || !is_idle(*node))
-            .map(|(_, ms)| *ms);
+        let counted =
+            self.nodes_ms.iter().enumerate().filter(|(node, _)| all_idle || !is_idle(*node)).map(|(_, ms)| *ms);
         match self.policy {
             WatermarkPolicy::Min => counted.min(),
             WatermarkPolicy::Max => counted.max(),
@@ -201,9 +179,7 @@ mod tests {
         batches
             .iter()
             .map(|maxima| {
-                tracker
-                    .update(&maxima.map(|second| Some(at(second))), &[10_000, 5_000])
-                    .unwrap();
+                tracker.update(&maxima.map(|second| Some(at(second))), &[10_000, 5_000]).unwrap();
                 tracker.global_ms()
             })
             .collect()
@@ -211,66 +187,36 @@ mod tests {
 
     #[test]
     fn a_union_under_min_waits_for_the_slower_input() {
-        assert_eq!(
-            run_union(WatermarkPolicy::Min, &[[5, 5], [60, 20], [65, 25]]),
-            [at(-5), at(15), at(20)]
-        );
+        assert_eq!(run_union(WatermarkPolicy::Min, &[[5, 5], [60, 20], [65, 25]]), [at(-5), at(15), at(20)]);
     }
 
     #[test]
     fn a_union_under_max_follows_the_faster_input() {
-        assert_eq!(
-            run_union(WatermarkPolicy::Max, &[[5, 5], [60, 20], [65, 25]]),
-            [at(0), at(50), at(55)]
-        );
+        assert_eq!(run_union(WatermarkPolicy::Max, &[[5, 5], [60, 20], [65, 25]]), [at(0), at(50), at(55)]);
     }
 
     #[test]
     fn a_node_that_saw_nothing_holds_min_at_zero() {
         let mut tracker = WatermarkTracker::new(WatermarkPolicy::Min);
         tracker.update(&[Some(at(60)), None], &[0, 0]).unwrap();
-        assert_eq!(
-            (tracker.global_ms(), tracker.nodes()),
-            (0, &[at(60), 0][..])
-        );
+        assert_eq!((tracker.global_ms(), tracker.nodes()), (0, &[at(60), 0][..]));
         tracker.update(&[None, Some(at(30))], &[0, 0]).unwrap();
-        assert_eq!(
-            (tracker.global_ms(), tracker.nodes()),
-            (at(30), &[at(60), at(30)][..])
-        );
+        assert_eq!((tracker.global_ms(), tracker.nodes()), (at(30), &[at(60), at(30)][..]));
     }
 
     #[test]
     fn the_watermark_never_falls() {
         let mut tracker = WatermarkTracker::new(WatermarkPolicy::Min);
         tracker.update(&[Some(-70_000)], &[0]).unwrap();
-        assert_eq!(
-            (tracker.global_ms(), tracker.nodes()),
-            (0, &[-70_000][..]),
-            "it starts at zero"
-        );
+        assert_eq!((tracker.global_ms(), tracker.nodes()), (0, &[-70_000][..]), "it starts at zero");
         tracker.update(&[Some(at(60))], &[10_000]).unwrap();
         tracker.update(&[Some(at(30))], &[10_000]).unwrap();
         assert_eq!(tracker.global_ms(), at(50));
 
-        let earlier = WatermarkState {
-            global_ms: at(49),
-            nodes: vec![at(50)],
-            idle: vec![false],
-        };
-        assert_eq!(
-            tracker.restore(earlier).unwrap_err().kind(),
-            ErrorKind::Internal
-        );
-        let lower_node = WatermarkState {
-            global_ms: at(50),
-            nodes: vec![at(49)],
-            idle: vec![false],
-        };
-        assert_eq!(
-            tracker.restore(lower_node).unwrap_err().kind(),
-            ErrorKind::Internal
-        );
+        let earlier = WatermarkState { global_ms: at(49), nodes: vec![at(50)], idle: vec![false] };
+        assert_eq!(tracker.restore(earlier).unwrap_err().kind(), ErrorKind::Internal);
+        let lower_node = WatermarkState { global_ms: at(50), nodes: vec![at(49)], idle: vec![false] };
+        assert_eq!(tracker.restore(lower_node).unwrap_err().kind(), ErrorKind::Internal);
         assert_eq!(tracker.global_ms(), at(50));
     }
 
@@ -284,28 +230,15 @@ mod tests {
     #[test]
     fn recovery_goes_on_as_an_unbroken_run_would() {
         let mut unbroken = WatermarkTracker::new(WatermarkPolicy::Min);
-        unbroken
-            .update(&[Some(at(60)), Some(at(20))], &[10_000, 5_000])
-            .unwrap();
+        unbroken.update(&[Some(at(60)), Some(at(20))], &[10_000, 5_000]).unwrap();
         unbroken.set_idle(1, true);
         let mut recovered = WatermarkTracker::new(WatermarkPolicy::Min);
         recovered.restore(unbroken.state()).unwrap();
         for tracker in [&mut unbroken, &mut recovered] {
-            tracker
-                .update(&[Some(at(65)), None], &[10_000, 5_000])
-                .unwrap();
-            assert_eq!(
-                tracker.global_ms(),
-                at(55),
-                "the idle input holds nothing back"
-            );
-            tracker
-                .update(&[None, Some(at(25))], &[10_000, 5_000])
-                .unwrap();
-            assert_eq!(
-                (tracker.global_ms(), tracker.nodes()),
-                (at(55), &[at(55), at(20)][..])
-            );
+            tracker.update(&[Some(at(65)), None], &[10_000, 5_000]).unwrap();
+            assert_eq!(tracker.global_ms(), at(55), "the idle input holds nothing back");
+            tracker.update(&[None, Some(at(25))], &[10_000, 5_000]).unwrap();
+            assert_eq!((tracker.global_ms(), tracker.nodes()), (at(55), &[at(55), at(20)][..]));
         }
         let three_nodes = recovered.update(&[None, None, None], &[0, 0, 0]);
         assert_eq!(three_nodes.unwrap_err().kind(), ErrorKind::Internal);
@@ -313,15 +246,9 @@ mod tests {
 
     #[test]
     fn a_policy_is_min_or_max() {
-        assert_eq!(
-            "MAX".parse::<WatermarkPolicy>().unwrap(),
-            WatermarkPolicy::Max
-        );
+        assert_eq!("MAX".parse::<WatermarkPolicy>().unwrap(), WatermarkPolicy::Max);
         let error = "median".parse::<WatermarkPolicy>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidOption);
-        assert!(
-            error.to_string().contains("'median', expected min or max"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("'median', expected min or max"), "{error}");
     }
 }

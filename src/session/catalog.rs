@@ -13,18 +13,16 @@ use crate::operator::static_read::StaticFiles;
 use crate::options::Options;
 use crate::plan::static_table::StaticTable;
 use crate::plan::stream_table::StreamTable;
+use crate::sink::memory::MemoryTable;
 use crate::source::SourceSpec;
 use crate::source::file::{FILE_FORMATS, FileFormat, list_files};
 use crate::sql::statement::{CreateTable, TableDefinition};
 
 /// Options of a table that only its sink reads.
-const SINK_OPTIONS: &[&str] = &[
-    "compression",
-    "targetFileSize",
-    "shared",
-    "readers",
-    "checkpointLocation",
-];
+const SINK_OPTIONS: &[&str] = &["compression", "targetFileSize", "shared", "readers", "checkpointLocation"];
+
+/// The format of tables that a flow keeps in this process.
+pub(super) const MEMORY: &str = "memory";
 
 /// The tables that were declared, by name.
 pub type Tables = BTreeMap<String, TableDefinition>;
@@ -32,11 +30,7 @@ pub type Tables = BTreeMap<String, TableDefinition>;
 impl Inner {
     /// Declares a table and lets DataFusion read it, where it can be read already.
     pub(super) async fn create_table(&self, create: CreateTable) -> Result<()> {
-        let CreateTable {
-            or_replace,
-            unbounded,
-            table,
-        } = create;
+        let CreateTable { or_replace, unbounded, table } = create;
         let name = table.name.table().to_string();
         if self.tables().contains_key(&name) || self.context.table_exist(table.name.clone())? {
             if table.if_not_exists {
@@ -49,31 +43,25 @@ impl Inner {
             }
             self.context.deregister_table(table.name.clone())?;
         }
-        let format = table.format.clone().ok_or_else(|| {
-            Error::invalid_query(format!(
-                "table '{name}' needs STORED AS, such as STORED AS JSON"
-            ))
-        })?;
+        let format = table
+            .format
+            .clone()
+            .ok_or_else(|| Error::invalid_query(format!("table '{name}' needs STORED AS, such as STORED AS JSON")))?;
         let registry = self.registry();
-        if !registry.has_source(&format) && !registry.has_sink(&format) {
+        if !registry.has_source(&format) && !registry.has_sink(&format) && format != MEMORY {
             registry.source(&format)?;
         }
         let reads = registry.has_source(&format);
         let is_file = FILE_FORMATS.contains(&format.as_str());
         if table.watermark.is_some() && !unbounded && (is_file || !reads) {
-            return Err(Error::invalid_query(format!(
-                "WATERMARK FOR needs CREATE UNBOUNDED EXTERNAL TABLE {name}"
-            )));
+            return Err(Error::invalid_query(format!("WATERMARK FOR needs CREATE UNBOUNDED EXTERNAL TABLE {name}")));
         }
         if is_file && table.location.is_none() {
-            return Err(Error::invalid_query(format!(
-                "table '{name}' needs a LOCATION: the directory of its files"
-            )));
+            return Err(Error::invalid_query(format!("table '{name}' needs a LOCATION: the directory of its files")));
         }
         if reads && (unbounded || !is_file) {
             let stream = self.stream_table(&table, &format).await?;
-            self.context
-                .register_table(table.name.clone(), Arc::new(stream))?;
+            self.context.register_table(table.name.clone(), Arc::new(stream))?;
         } else if is_file {
             self.register_files(&table, None).await?;
         } else if unbounded {
@@ -89,14 +77,8 @@ impl Inner {
     async fn stream_table(&self, table: &TableDefinition, format: &str) -> Result<StreamTable> {
         let provider = self.registry().source(format)?;
         let spec = self.source_spec(table, format);
-        let schema = provider
-            .schema(&spec)
-            .await
-            .map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
-        let watermark = table
-            .watermark
-            .as_ref()
-            .map(|w| (w.column.clone(), w.delay_us));
+        let schema = provider.schema(&spec).await.map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
+        let watermark = table.watermark.as_ref().map(|w| (w.column.clone(), w.delay_us));
         if let Some((column, _)) = &watermark
             && schema.field_with_name(column).is_err()
         {
@@ -105,18 +87,8 @@ impl Inner {
                 table.name.table()
             )));
         }
-        let spec = SourceSpec {
-            schema: Some(Arc::clone(&schema)),
-            ..spec
-        };
-        Ok(StreamTable {
-            name: table.name.table().to_string(),
-            schema,
-            provider,
-            spec,
-            watermark,
-            identified_by: None,
-        })
+        let spec = SourceSpec { schema: Some(Arc::clone(&schema)), ..spec };
+        Ok(StreamTable { name: table.name.table().to_string(), schema, provider, spec, watermark, identified_by: None })
     }
 
     fn source_spec(&self, table: &TableDefinition, format: &str) -> SourceSpec {
@@ -135,11 +107,7 @@ impl Inner {
 
     /// Lets DataFusion read a table of files. Without declared columns, without `rows` to say what a flow writes, and
     /// without files yet, that must wait.
-    pub(super) async fn register_files(
-        &self,
-        table: &TableDefinition,
-        rows: Option<SchemaRef>,
-    ) -> Result<()> {
+    pub(super) async fn register_files(&self, table: &TableDefinition, rows: Option<SchemaRef>) -> Result<()> {
         let (Some(format), Some(path)) = (table.format.clone(), table.location.clone()) else {
             return Ok(());
         };
@@ -152,12 +120,8 @@ impl Inner {
             (None, _) => return Ok(()),
         };
         let format_of = FileFormat::open(&format, schema, &spec.options, &files).await;
-        let file_format =
-            format_of.map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
-        let spec = SourceSpec {
-            schema: Some(file_format.schema()),
-            ..spec
-        };
+        let file_format = format_of.map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
+        let spec = SourceSpec { schema: Some(file_format.schema()), ..spec };
         let stream = StreamTable {
             name: table.name.table().to_string(),
             schema: file_format.schema(),
@@ -166,16 +130,27 @@ impl Inner {
             watermark: None,
             identified_by: None,
         };
-        let provider: Arc<dyn TableProvider> = Arc::new(StaticTable::new(
-            StaticFiles {
-                path,
-                format: file_format,
-            },
-            stream,
-        ));
+        let provider: Arc<dyn TableProvider> =
+            Arc::new(StaticTable::new(StaticFiles { path, format: file_format }, stream));
         self.context.deregister_table(table.name.clone())?;
         self.context.register_table(table.name.clone(), provider)?;
         Ok(())
+    }
+
+    /// Returns the memory table `name`, making it for rows of `schema` where there is none of them.
+    pub(super) async fn memory_table(&self, name: &TableReference, schema: &SchemaRef) -> Result<Arc<MemoryTable>> {
+        if self.context.table_exist(name.clone())? {
+            let provider = self.context.table_provider(name.clone()).await?;
+            if provider.schema() == *schema
+                && let Ok(table) = (provider as Arc<dyn std::any::Any + Send + Sync>).downcast::<MemoryTable>()
+            {
+                return Ok(table);
+            }
+        }
+        let table = MemoryTable::new(Arc::clone(schema));
+        self.context.deregister_table(name.clone())?;
+        self.context.register_table(name.clone(), Arc::clone(&table) as _)?;
+        Ok(table)
     }
 
     /// Tables that could not be read when they were declared may have files by now.
@@ -183,11 +158,7 @@ impl Inner {
         let waiting: Vec<TableDefinition> = self
             .tables()
             .values()
-            .filter(|t| {
-                t.format
-                    .as_deref()
-                    .is_some_and(|f| FILE_FORMATS.contains(&f))
-            })
+            .filter(|t| t.format.as_deref().is_some_and(|f| FILE_FORMATS.contains(&f)))
             .cloned()
             .collect();
         for table in waiting {
@@ -205,9 +176,7 @@ impl Inner {
         if declared || known || if_exists {
             return Ok(());
         }
-        Err(Error::invalid_query(format!(
-            "there is no table '{name}'; use DROP TABLE IF EXISTS"
-        )))
+        Err(Error::invalid_query(format!("there is no table '{name}'; use DROP TABLE IF EXISTS")))
     }
 }
 
@@ -216,11 +185,7 @@ pub(super) fn declared(table: &TableDefinition) -> Option<SchemaRef> {
     if table.columns.is_empty() {
         return None;
     }
-    let mut fields: Vec<Field> = table
-        .columns
-        .iter()
-        .map(|f| f.clone().with_nullable(true))
-        .collect();
+    let mut fields: Vec<Field> = table.columns.iter().map(|f| f.clone().with_nullable(true)).collect();
     for column in &table.partition_by {
         if !fields.iter().any(|f| f.name() == column) {
             fields.push(Field::new(column, DataType::Utf8, true));

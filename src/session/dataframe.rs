@@ -29,22 +29,12 @@ impl StreamingDataFrame for DataFrame {
     fn with_watermark(self, column: &str, delay: &str) -> Result<DataFrame> {
         let delay_us = duration_us(delay)?;
         if delay_us < 0 {
-            return Err(Error::invalid_query(format!(
-                "the watermark's delay '{delay}' must not be negative"
-            )));
+            return Err(Error::invalid_query(format!("the watermark's delay '{delay}' must not be negative")));
         }
         let (state, plan) = self.into_parts();
-        let field = plan
-            .schema()
-            .qualified_field_with_unqualified_name(column)?;
+        let field = plan.schema().qualified_field_with_unqualified_name(column)?;
         let column = Column::from(field);
-        let plan = WatermarkNode {
-            input: plan,
-            column,
-            delay_us,
-            node: None,
-        }
-        .into_plan();
+        let plan = WatermarkNode { input: plan, column, delay_us, node: None }.into_plan();
         Ok(DataFrame::new(state, plan))
     }
 

@@ -73,34 +73,16 @@ impl Inner {
         let mut ended: BTreeMap<usize, Ended> = BTreeMap::new();
         for index in order {
             let flow = waiting[index].clone();
-            let feeding = waiting
-                .iter()
-                .enumerate()
-                .filter(|(i, f)| *i != index && flow.reads.contains(&f.target));
+            let feeding = waiting.iter().enumerate().filter(|(i, f)| *i != index && flow.reads.contains(&f.target));
             let feeding: Vec<(String, bool, Ended)> = feeding
-                .filter_map(|(i, f)| {
-                    Some((
-                        f.name.clone(),
-                        f.trigger.is_bounded(),
-                        ended.get(&i)?.clone(),
-                    ))
-                })
+                .filter_map(|(i, f)| Some((f.name.clone(), f.trigger.is_bounded(), ended.get(&i)?.clone())))
                 .collect();
             let (session, shared) = (Arc::clone(self), shared[index]);
-            let run = async move {
-                session
-                    .run_flow(flow, shared, feeding)
-                    .await
-                    .map_err(Arc::new)
-            };
+            let run = async move { session.run_flow(flow, shared, feeding).await.map_err(Arc::new) };
             // Each on a task of its own, so that flows run in parallel.
             let task = tokio::spawn(run);
             let joined = async move {
-                task.await.unwrap_or_else(|e| {
-                    Err(Arc::new(Error::internal(format!(
-                        "a flow's task failed: {e}"
-                    ))))
-                })
+                task.await.unwrap_or_else(|e| Err(Arc::new(Error::internal(format!("a flow's task failed: {e}")))))
             };
             ended.insert(index, joined.boxed().shared());
         }
@@ -111,21 +93,15 @@ impl Inner {
         }
     }
 
-    async fn run_flow(
-        &self,
-        flow: Flow,
-        shared: bool,
-        feeding: Vec<(String, bool, Ended)>,
-    ) -> Result<()> {
+    async fn run_flow(&self, flow: Flow, shared: bool, feeding: Vec<(String, bool, Ended)>) -> Result<()> {
         for (name, bounded, ended) in feeding {
             // A flow that never ends is read while it writes.
             if (bounded || ended.peek().is_some())
                 && let Err(error) = ended.await
             {
-                return Err(Error::copy_of(&error).context(format!(
-                    "flow {} did not run, since flow {name} failed",
-                    flow.name
-                )));
+                return Err(
+                    Error::copy_of(&error).context(format!("flow {} did not run, since flow {name} failed", flow.name))
+                );
             }
         }
         if *self.stopping.borrow() {
@@ -162,15 +138,11 @@ fn in_order(flows: &[Flow]) -> Result<Vec<usize>> {
     let mut done = vec![false; flows.len()];
     while order.len() < flows.len() {
         let blocked = |i: usize| {
-            (0..flows.len())
-                .any(|j| j != i && !done[j] && flows[i].reads.contains(&flows[j].target))
+            (0..flows.len()).any(|j| j != i && !done[j] && flows[i].reads.contains(&flows[j].target))
                 || flows[i].reads.contains(&flows[i].target)
         };
         let Some(next) = (0..flows.len()).find(|i| !done[*i] && !blocked(*i)) else {
-            let circle: Vec<&str> = (0..flows.len())
-                .filter(|i| !done[*i])
-                .map(|i| flows[i].name.as_str())
-                .collect();
+            let circle: Vec<&str> = (0..flows.len()).filter(|i| !done[*i]).map(|i| flows[i].name.as_str()).collect();
             return Err(Error::invalid_query(format!(
                 "the flows {} feed each other in a circle: none of them can come first",
                 circle.join(", ")

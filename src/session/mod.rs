@@ -54,9 +54,7 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
-            .field("queries", &self.inner.queries)
-            .finish_non_exhaustive()
+        f.debug_struct("Session").field("queries", &self.inner.queries).finish_non_exhaustive()
     }
 }
 
@@ -138,20 +136,12 @@ impl Session {
 
     /// Registers a source format of the application's own.
     pub fn register_source(&self, format: &str, provider: Arc<dyn SourceProvider>) {
-        self.inner
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add_source(format, provider);
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).add_source(format, provider);
     }
 
     /// Registers a sink format of the application's own.
     pub fn register_sink(&self, format: &str, provider: Arc<dyn SinkProvider>) {
-        self.inner
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add_sink(format, provider);
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner).add_sink(format, provider);
     }
 
     /// Stops every query, after the batch it is in, and waits until all have ended.
@@ -170,10 +160,7 @@ impl Inner {
     }
 
     fn registry(&self) -> Registry {
-        self.registry
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn settings(&self) -> Settings {
@@ -229,12 +216,8 @@ impl SessionBuilder {
 
     /// Makes the session.
     pub fn build(self) -> Session {
-        let console = self
-            .console
-            .unwrap_or_else(|| Arc::new(Mutex::new(std::io::stdout())));
-        let lanes = self
-            .lanes
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let console = self.console.unwrap_or_else(|| Arc::new(Mutex::new(std::io::stdout())));
+        let lanes = self.lanes.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let link = Arc::new(SessionLink::default());
         let queries = StreamingQueryManager::new();
         for listener in self.listeners {
@@ -242,10 +225,7 @@ impl SessionBuilder {
         }
         let inner = Arc::new(Inner {
             context: context(Arc::clone(&link)),
-            registry: RwLock::new(Registry::new(
-                Arc::clone(&console),
-                Arc::new(Mutex::new(std::io::stderr())),
-            )),
+            registry: RwLock::new(Registry::new(Arc::clone(&console), Arc::new(Mutex::new(std::io::stderr())))),
             tables: Mutex::default(),
             flows: Mutex::default(),
             settings: Mutex::new(Settings::new(lanes)),
@@ -261,9 +241,7 @@ impl SessionBuilder {
 
 /// DataFusion with Spark's functions, types and order of NULLs, and with streams.
 fn context(link: Arc<SessionLink>) -> SessionContext {
-    let mut config = SessionConfig::new()
-        .with_information_schema(true)
-        .with_extension(link);
+    let mut config = SessionConfig::new().with_information_schema(true).with_extension(link);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
@@ -277,10 +255,7 @@ fn context(link: Arc<SessionLink>) -> SessionContext {
         .with_relation_planners(vec![Arc::new(StreamRelations)])
         .build();
     let context = SessionContext::new_with_state(state);
-    for function in scalar_functions()
-        .into_iter()
-        .chain(window_function::functions())
-    {
+    for function in scalar_functions().into_iter().chain(window_function::functions()) {
         context.register_udf(function);
     }
     for function in aggregate_functions() {

@@ -23,13 +23,7 @@ pub struct DataStreamReader {
 
 impl DataStreamReader {
     pub(super) fn new(session: Arc<Inner>) -> Self {
-        Self {
-            session,
-            format: "parquet".to_string(),
-            schema: None,
-            options: Options::new(),
-            name: None,
-        }
+        Self { session, format: "parquet".to_string(), schema: None, options: Options::new(), name: None }
     }
 
     /// Sets the format: json, csv, parquet, text, rate, rate-micro-batch, socket, or one the application registered.
@@ -73,8 +67,7 @@ impl DataStreamReader {
     /// `InvalidOption` for an unknown format, option or bad value; `Unavailable` where the path does not exist.
     pub async fn load(self, path: &str) -> Result<DataFrame> {
         let provider = self.session.registry().source(&self.format)?;
-        self.read(provider, (!path.is_empty()).then(|| path.to_string()))
-            .await
+        self.read(provider, (!path.is_empty()).then(|| path.to_string())).await
     }
 
     /// Reads a table of the session as a stream.
@@ -82,9 +75,7 @@ impl DataStreamReader {
     /// # Errors
     /// `InvalidQuery` where there is none.
     pub async fn table(self, name: &str) -> Result<DataFrame> {
-        self.session
-            .run_one(&format!("SELECT * FROM STREAM {name}"))
-            .await
+        self.session.run_one(&format!("SELECT * FROM STREAM {name}")).await
     }
 
     /// Reads what the application pushes into `stream`.
@@ -97,52 +88,23 @@ impl DataStreamReader {
         self.dataframe(Arc::new(stream.clone()), spec, schema)
     }
 
-    async fn read(
-        self,
-        provider: Arc<dyn SourceProvider>,
-        path: Option<String>,
-    ) -> Result<DataFrame> {
+    async fn read(self, provider: Arc<dyn SourceProvider>, path: Option<String>) -> Result<DataFrame> {
         let spec = self.spec(self.format.clone(), self.schema.clone(), path);
         let schema = provider.schema(&spec).await?;
         self.dataframe(provider, spec, schema)
     }
 
     fn spec(&self, format: String, schema: Option<SchemaRef>, path: Option<String>) -> SourceSpec {
-        SourceSpec {
-            format,
-            schema,
-            path,
-            options: self.options.clone(),
-            clock: Arc::clone(&self.session.clock),
-        }
+        SourceSpec { format, schema, path, options: self.options.clone(), clock: Arc::clone(&self.session.clock) }
     }
 
-    fn dataframe(
-        self,
-        provider: Arc<dyn SourceProvider>,
-        spec: SourceSpec,
-        schema: SchemaRef,
-    ) -> Result<DataFrame> {
+    fn dataframe(self, provider: Arc<dyn SourceProvider>, spec: SourceSpec, schema: SchemaRef) -> Result<DataFrame> {
         if schema.fields().is_empty() {
             return Err(Error::invalid_query("the source has no columns"));
         }
-        let name = self
-            .name
-            .clone()
-            .or_else(|| spec.path.clone())
-            .unwrap_or_else(|| spec.format.clone());
-        let spec = SourceSpec {
-            schema: Some(Arc::clone(&schema)),
-            ..spec
-        };
-        let table = StreamTable {
-            name,
-            schema,
-            provider,
-            spec,
-            watermark: None,
-            identified_by: self.name,
-        };
+        let name = self.name.clone().or_else(|| spec.path.clone()).unwrap_or_else(|| spec.format.clone());
+        let spec = SourceSpec { schema: Some(Arc::clone(&schema)), ..spec };
+        let table = StreamTable { name, schema, provider, spec, watermark: None, identified_by: self.name };
         Ok(self.session.context.read_table(Arc::new(table))?)
     }
 }

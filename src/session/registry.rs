@@ -25,10 +25,7 @@ pub struct Registry {
 impl Registry {
     /// Makes the registry of what Millstream brings along; console sinks write to `console`.
     pub fn new(console: SharedWriter, people: SharedWriter) -> Self {
-        let mut registry = Self {
-            sources: BTreeMap::new(),
-            sinks: BTreeMap::new(),
-        };
+        let mut registry = Self { sources: BTreeMap::new(), sinks: BTreeMap::new() };
         for format in FILE_FORMATS {
             registry.add_source(format, Arc::new(FileSourceProvider));
         }
@@ -38,10 +35,7 @@ impl Registry {
         for format in ["parquet", "json", "csv"] {
             registry.add_sink(format, Arc::new(FileSinkProvider));
         }
-        registry.add_sink(
-            "console",
-            Arc::new(ConsoleSinkProvider::new(console, people)),
-        );
+        registry.add_sink("console", Arc::new(ConsoleSinkProvider::new(console, people)));
         registry.add_sink("noop", Arc::new(NoopSinkProvider));
         registry
     }
@@ -92,7 +86,5 @@ fn find<T: ?Sized>(all: &BTreeMap<String, Arc<T>>, format: &str, what: &str) -> 
         Some(near) => format!("did you mean '{near}'?"),
         None => format!("there are: {}", names.join(", ")),
     };
-    Err(Error::invalid_option(format!(
-        "there is no {what} of format '{format}'; {hint}"
-    )))
+    Err(Error::invalid_option(format!("there is no {what} of format '{format}'; {hint}")))
 }

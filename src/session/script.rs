@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuil
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 
-use super::catalog::declared;
+use super::catalog::{MEMORY, declared};
 use super::flow::{Flow, tables_read};
 use super::{Inner, locked};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,14 +18,14 @@ use crate::options::Options;
 use crate::plan::stream_table::is_streaming;
 use crate::plan::{StreamPlan, stream_plan};
 use crate::query::Trigger;
-use crate::sink::OutputMode;
-use crate::sink::memory::{MemorySink, MemoryTable};
+use crate::sink::memory::MemorySink;
+use crate::sink::{OutputMode, Sink};
 use crate::source::file::FILE_FORMATS;
 use crate::sql::binder::{locate, plan_query, plan_statement};
 use crate::sql::script::{Piece, split_script};
 use crate::sql::statement::{
-    CreateFlow, CreateMaterializedView, CreateStreamingTable, CreateTable, CreateView, Explained,
-    FlowClauses, Insert, Statement, TableDefinition, TriggerClause, parse_statement,
+    CreateFlow, CreateMaterializedView, CreateStreamingTable, CreateTable, CreateView, Explained, FlowClauses, Insert,
+    Statement, TableDefinition, TriggerClause, parse_statement,
 };
 
 /// What a statement leaves to be done.
@@ -41,16 +41,11 @@ impl Inner {
     pub(super) async fn run_script(self: &Arc<Self>, text: &str) -> Result<()> {
         let pieces = split_script(text)?;
         // Everything is parsed before anything is done.
-        let statements = pieces
-            .iter()
-            .map(parse_statement)
-            .collect::<Result<Vec<_>>>()?;
+        let statements = pieces.iter().map(parse_statement).collect::<Result<Vec<_>>>()?;
         for (piece, statement) in pieces.iter().zip(statements) {
             let query = matches!(statement, Statement::Query(_));
             match self.carry_out(statement, piece).await? {
-                Done::Rows(dataframe) if is_streaming(dataframe.logical_plan()) => {
-                    self.to_console(*dataframe)?
-                }
+                Done::Rows(dataframe) if is_streaming(dataframe.logical_plan()) => self.to_console(*dataframe)?,
                 Done::Rows(dataframe) => {
                     // What a query reads may be what a flow above it writes.
                     if query {
@@ -90,12 +85,8 @@ impl Inner {
             Statement::CreateTable(create) => self.create_table(create).await.map_err(here)?,
             Statement::CreateFlow(create) => self.create_flow(create, piece).await?,
             Statement::Insert(insert) => return self.insert(insert, piece).await,
-            Statement::CreateStreamingTable(create) => {
-                self.create_streaming_table(create, piece).await?
-            }
-            Statement::CreateMaterializedView(create) => {
-                self.create_materialized_view(create, piece).await?
-            }
+            Statement::CreateStreamingTable(create) => self.create_streaming_table(create, piece).await?,
+            Statement::CreateMaterializedView(create) => self.create_materialized_view(create, piece).await?,
             Statement::CreateView(create) => self.create_view(create, piece).await?,
             Statement::Query(query) => {
                 self.refresh_tables().await?;
@@ -115,18 +106,12 @@ impl Inner {
                 }
             }
             Statement::Set { key, value } => self.set(&key, &value).await.map_err(here)?,
-            Statement::Explain {
-                analyze,
-                verbose,
-                what,
-            } => return self.explain(analyze, verbose, what, piece).await,
+            Statement::Explain { analyze, verbose, what } => return self.explain(analyze, verbose, what, piece).await,
             Statement::ShowFlows => return self.show_flows(),
             Statement::ShowTables => return self.datafusion("SHOW TABLES").await,
             Statement::Describe { name } => {
                 self.refresh_tables().await?;
-                return self
-                    .datafusion(&format!("DESCRIBE {}", name.to_quoted_string()))
-                    .await;
+                return self.datafusion(&format!("DESCRIBE {}", name.to_quoted_string())).await;
             }
             Statement::DescribeFlow { name } => return self.describe_flow(&name).map_err(here),
             Statement::StartFlow { name } => {
@@ -156,11 +141,7 @@ impl Inner {
             }
             Statement::Other(statement) => {
                 let plan = plan_statement(&self.context.state(), *statement, piece).await?;
-                let dataframe = self
-                    .context
-                    .execute_logical_plan(plan)
-                    .await
-                    .map_err(|e| locate(e, piece))?;
+                let dataframe = self.context.execute_logical_plan(plan).await.map_err(|e| locate(e, piece))?;
                 return Ok(rows(dataframe));
             }
         }
@@ -177,9 +158,7 @@ impl Inner {
 
     async fn set(&self, key: &str, value: &str) -> Result<()> {
         if key.starts_with("datafusion.") {
-            self.context
-                .sql(&format!("SET {key} = '{}'", value.replace('\'', "''")))
-                .await?;
+            self.context.sql(&format!("SET {key} = '{}'", value.replace('\'', "''"))).await?;
             return Ok(());
         }
         locked(&self.settings).set(key, value)
@@ -191,34 +170,19 @@ impl Inner {
 
     fn flow(&self, name: &str) -> Result<Flow> {
         let flows = locked(&self.flows);
-        flows
-            .iter()
-            .find(|f| f.name == name)
-            .cloned()
-            .ok_or_else(|| {
-                let names: Vec<&str> = flows.iter().map(|f| f.name.as_str()).collect();
-                Error::invalid_query(format!(
-                    "there is no flow '{name}'; flows: {}",
-                    names.join(", ")
-                ))
-            })
+        flows.iter().find(|f| f.name == name).cloned().ok_or_else(|| {
+            let names: Vec<&str> = flows.iter().map(|f| f.name.as_str()).collect();
+            Error::invalid_query(format!("there is no flow '{name}'; flows: {}", names.join(", ")))
+        })
     }
 
     async fn create_flow(&self, create: CreateFlow, piece: &Piece) -> Result<()> {
-        let CreateFlow {
-            name,
-            if_not_exists,
-            clauses,
-            insert,
-        } = create;
+        let CreateFlow { name, if_not_exists, clauses, insert } = create;
         if self.flow(&name).is_ok() {
             if if_not_exists {
                 return Ok(());
             }
-            return Err(at(
-                Error::invalid_query(format!("a flow '{name}' exists: choose another name")),
-                piece,
-            ));
+            return Err(at(Error::invalid_query(format!("a flow '{name}' exists: choose another name")), piece));
         }
         self.refresh_tables().await?;
         let plan = self.plan(*insert.query.clone(), piece).await?;
@@ -238,8 +202,7 @@ impl Inner {
             ));
         }
         let name = self.free_name(insert.target.table());
-        self.add_flow(name, FlowClauses::default(), &insert, plan, piece)
-            .await?;
+        self.add_flow(name, FlowClauses::default(), &insert, plan, piece).await?;
         Ok(Done::Nothing)
     }
 
@@ -248,10 +211,7 @@ impl Inner {
         let flows = locked(&self.flows);
         let taken = |name: &str| flows.iter().any(|f| f.name == name);
         let numbered = (2..).map(|n| format!("{target}_{n}"));
-        std::iter::once(target.to_string())
-            .chain(numbered)
-            .find(|name| !taken(name))
-            .unwrap_or_default()
+        std::iter::once(target.to_string()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
     }
 
     async fn add_flow(
@@ -280,6 +240,13 @@ impl Inner {
         let plan = fit(plan, &table, insert).map_err(here)?;
         // Whatever is wrong with the query is said now, before anything has started.
         let planned = self.plan_stream(plan.clone(), mode).await.map_err(here)?;
+        let own_sink: Option<Arc<dyn Sink>> = match table.format.as_deref() {
+            Some(MEMORY) => {
+                let table = self.memory_table(&insert.target, &planned.schema).await.map_err(here)?;
+                Some(Arc::new(MemorySink::new(table)))
+            }
+            _ => None,
+        };
         let flow = Flow {
             name,
             reads: tables_read(&plan),
@@ -291,21 +258,19 @@ impl Inner {
             location: table.location.clone(),
             options: sink_options(&table),
             partition_by: table.partition_by.clone(),
-            own_sink: None,
+            own_sink,
             started: false,
             plan,
         };
         self.check_sink(&flow, &planned).await.map_err(here)?;
         if FILE_FORMATS.contains(&flow.format.as_str()) {
-            self.register_files(&table, Some(Arc::clone(&planned.schema)))
-                .await
-                .map_err(here)?;
+            self.register_files(&table, Some(Arc::clone(&planned.schema))).await.map_err(here)?;
         }
         locked(&self.flows).push(flow);
         Ok(())
     }
 
-    /// Makes the flow's sink once to see that it can be made. A memory table becomes readable by this.
+    /// Makes the flow's sink once, to see that it can be made.
     async fn check_sink(&self, flow: &Flow, planned: &StreamPlan) -> Result<()> {
         let request = super::start::QueryRequest {
             name: flow.name.clone(),
@@ -319,7 +284,7 @@ impl Inner {
             checkpoint: None,
             own_sink: None,
         };
-        if flow.format == "memory" || flow.own_sink.is_some() {
+        if flow.own_sink.is_some() {
             return Ok(());
         }
         let sink = self.make_sink(&request, &planned.schema).await?;
@@ -329,16 +294,8 @@ impl Inner {
         Ok(())
     }
 
-    async fn create_streaming_table(
-        self: &Arc<Self>,
-        create: CreateStreamingTable,
-        piece: &Piece,
-    ) -> Result<()> {
-        let CreateStreamingTable {
-            mut table,
-            clauses,
-            query,
-        } = create;
+    async fn create_streaming_table(self: &Arc<Self>, create: CreateStreamingTable, piece: &Piece) -> Result<()> {
+        let CreateStreamingTable { mut table, clauses, query } = create;
         let name = table.name.clone();
         if table.format.is_none() {
             table.format = Some("parquet".to_string());
@@ -346,45 +303,25 @@ impl Inner {
         if self.tables().contains_key(name.table()) && table.if_not_exists {
             return Ok(());
         }
-        let create = CreateTable {
-            or_replace: false,
-            unbounded: false,
-            table,
-        };
+        let create = CreateTable { or_replace: false, unbounded: false, table };
         self.create_table(create).await.map_err(|e| at(e, piece))?;
         let Some(query) = query else { return Ok(()) };
-        let insert = Insert {
-            target: name.clone(),
-            by_name: false,
-            columns: Vec::new(),
-            query,
-        };
+        let insert = Insert { target: name.clone(), by_name: false, columns: Vec::new(), query };
         self.refresh_tables().await?;
         let plan = self.plan(*insert.query.clone(), piece).await?;
-        self.add_flow(self.free_name(name.table()), clauses, &insert, plan, piece)
-            .await
+        self.add_flow(self.free_name(name.table()), clauses, &insert, plan, piece).await
     }
 
     /// A view that a flow keeps: in complete mode where it aggregates, else in append mode.
-    async fn create_materialized_view(
-        &self,
-        create: CreateMaterializedView,
-        piece: &Piece,
-    ) -> Result<()> {
-        let CreateMaterializedView {
-            table,
-            clauses,
-            query,
-        } = create;
+    async fn create_materialized_view(&self, create: CreateMaterializedView, piece: &Piece) -> Result<()> {
+        let CreateMaterializedView { table, clauses, query } = create;
         let here = |e: Error| at(e, piece);
         let name = table.name.table().to_string();
         if self.context.table_exist(table.name.clone())? {
             if table.if_not_exists {
                 return Ok(());
             }
-            return Err(here(Error::invalid_query(format!(
-                "a table or view '{name}' exists"
-            ))));
+            return Err(here(Error::invalid_query(format!("a table or view '{name}' exists"))));
         }
         self.refresh_tables().await?;
         let plan = self.plan(*query, piece).await?;
@@ -395,9 +332,7 @@ impl Inner {
             (None, Err(_)) => OutputMode::Append,
         };
         let planned = self.plan_stream(plan.clone(), mode).await.map_err(here)?;
-        let view = MemoryTable::new(Arc::clone(&planned.schema));
-        self.context
-            .register_table(table.name.clone(), Arc::clone(&view) as _)?;
+        let view = self.memory_table(&table.name, &planned.schema).await.map_err(here)?;
         locked(&self.flows).push(Flow {
             reads: tables_read(&plan),
             name: self.free_name(&name),
@@ -406,7 +341,7 @@ impl Inner {
             trigger: clauses.trigger.map_or(self.settings().trigger, trigger),
             checkpoint: clauses.checkpoint,
             target: name,
-            format: "memory".to_string(),
+            format: MEMORY.to_string(),
             location: None,
             options: Options::new(),
             partition_by: Vec::new(),
@@ -428,10 +363,7 @@ impl Inner {
                 return Ok(());
             }
             if !create.or_replace {
-                let message = format!(
-                    "a table or view '{}' exists: use CREATE OR REPLACE VIEW",
-                    create.name
-                );
+                let message = format!("a table or view '{}' exists: use CREATE OR REPLACE VIEW", create.name);
                 return Err(at(Error::invalid_query(message), piece));
             }
             self.context.deregister_table(create.name.clone())?;
@@ -441,13 +373,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn explain(
-        self: &Arc<Self>,
-        analyze: bool,
-        verbose: bool,
-        what: Explained,
-        piece: &Piece,
-    ) -> Result<Done> {
+    async fn explain(self: &Arc<Self>, analyze: bool, verbose: bool, what: Explained, piece: &Piece) -> Result<Done> {
         let (plan, mode) = match what {
             Explained::Flow(name) => {
                 let flow = self.flow(&name).map_err(|e| at(e, piece))?;
@@ -455,18 +381,12 @@ impl Inner {
             }
             Explained::Statement(statement) => match *statement {
                 Statement::Query(query) => (self.plan(*query, piece).await?, OutputMode::Append),
-                Statement::Insert(insert) => {
-                    (self.plan(*insert.query, piece).await?, OutputMode::Append)
+                Statement::Insert(insert) => (self.plan(*insert.query, piece).await?, OutputMode::Append),
+                Statement::CreateFlow(create) => {
+                    (self.plan(*create.insert.query, piece).await?, create.clauses.output_mode.unwrap_or_default())
                 }
-                Statement::CreateFlow(create) => (
-                    self.plan(*create.insert.query, piece).await?,
-                    create.clauses.output_mode.unwrap_or_default(),
-                ),
                 _ => {
-                    return Err(at(
-                        Error::unsupported("EXPLAIN takes a query, an INSERT or a flow"),
-                        piece,
-                    ));
+                    return Err(at(Error::unsupported("EXPLAIN takes a query, an INSERT or a flow"), piece));
                 }
             },
         };
@@ -476,29 +396,22 @@ impl Inner {
         }
         if analyze {
             return Err(at(
-                Error::unsupported(
-                    "EXPLAIN ANALYZE runs the query, and a stream does not end: use EXPLAIN",
-                ),
+                Error::unsupported("EXPLAIN ANALYZE runs the query, and a stream does not end: use EXPLAIN"),
                 piece,
             ));
         }
         let planned = match self.plan_stream(plan.clone(), mode).await {
-            Err(error) if error.kind() == ErrorKind::Unsupported => self
-                .plan_stream(plan, OutputMode::Update)
-                .await
-                .map_err(|_| at(error, piece))?,
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.plan_stream(plan, OutputMode::Update).await.map_err(|_| at(error, piece))?
+            }
             other => other.map_err(|e| at(e, piece))?,
         };
-        let physical = datafusion::physical_plan::displayable(planned.physical(false).as_ref())
-            .indent(verbose)
-            .to_string();
+        let physical =
+            datafusion::physical_plan::displayable(planned.physical(false).as_ref()).indent(verbose).to_string();
         self.text_rows(
             &["plan_type", "plan"],
             &[
-                vec![
-                    "logical_plan".to_string(),
-                    planned.logical.display_indent().to_string(),
-                ],
+                vec!["logical_plan".to_string(), planned.logical.display_indent().to_string()],
                 vec!["physical_plan".to_string(), physical],
             ],
         )
@@ -514,19 +427,10 @@ impl Inner {
                     None if flow.started => "Ended".to_string(),
                     None => "Waiting to start".to_string(),
                 };
-                vec![
-                    flow.name.clone(),
-                    flow.target.clone(),
-                    flow.mode.to_string(),
-                    flow.trigger.to_string(),
-                    state,
-                ]
+                vec![flow.name.clone(), flow.target.clone(), flow.mode.to_string(), flow.trigger.to_string(), state]
             })
             .collect();
-        self.text_rows(
-            &["flow", "target", "output_mode", "trigger", "state"],
-            &rows,
-        )
+        self.text_rows(&["flow", "target", "output_mode", "trigger", "state"], &rows)
     }
 
     fn describe_flow(&self, name: &str) -> Result<Done> {
@@ -538,12 +442,7 @@ impl Inner {
             fact("reads", flow.reads.join(", ")),
             fact("output mode", flow.mode.to_string()),
             fact("trigger", flow.trigger.to_string()),
-            fact(
-                "checkpoint",
-                flow.checkpoint
-                    .clone()
-                    .unwrap_or_else(|| "beside the sink".to_string()),
-            ),
+            fact("checkpoint", flow.checkpoint.clone().unwrap_or_else(|| "beside the sink".to_string())),
             fact("stateful", stream_plan::is_stateful(&flow.plan).to_string()),
         ];
         if let Some(progress) = self.queries.get(name).and_then(|q| q.last_progress()) {
@@ -553,19 +452,10 @@ impl Inner {
     }
 
     fn text_rows(&self, names: &[&str], table: &[Vec<String>]) -> Result<Done> {
-        let fields: Vec<Field> = names
-            .iter()
-            .map(|name| Field::new(*name, DataType::Utf8, false))
-            .collect();
-        let column = |i: usize| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(
-                table.iter().map(|row| &row[i]),
-            ))
-        };
-        let batch = RecordBatch::try_new(
-            Arc::new(Schema::new(fields)),
-            (0..names.len()).map(column).collect(),
-        )?;
+        let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
+        let column =
+            |i: usize| -> ArrayRef { Arc::new(StringArray::from_iter_values(table.iter().map(|row| &row[i]))) };
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), (0..names.len()).map(column).collect())?;
         Ok(rows(self.context.read_batch(batch)?))
     }
 
@@ -591,9 +481,7 @@ impl Inner {
     }
 
     async fn show(&self, plan: LogicalPlan, piece: &Piece) -> Result<()> {
-        self.print(DataFrame::new(self.context.state(), plan))
-            .await
-            .map_err(|e| at(e, piece))
+        self.print(DataFrame::new(self.context.state(), plan)).await.map_err(|e| at(e, piece))
     }
 
     async fn print(&self, dataframe: DataFrame) -> Result<()> {
@@ -622,12 +510,7 @@ fn at(error: Error, piece: &Piece) -> Error {
     if error.message().starts_with("line ") {
         return error;
     }
-    let message = format!(
-        "line {}, column {}: {}",
-        piece.line,
-        piece.column,
-        error.message()
-    );
+    let message = format!("line {}, column {}: {}", piece.line, piece.column, error.message());
     Error::new(error.kind(), message).with_source(error)
 }
 
@@ -673,9 +556,7 @@ fn fit(plan: LogicalPlan, table: &TableDefinition, insert: &Insert) -> Result<Lo
         )));
     }
     if let Some(unknown) = names.iter().find(|n| wanted.field_with_name(n).is_err()) {
-        return Err(Error::invalid_query(format!(
-            "table '{name}' has no column '{unknown}'"
-        )));
+        return Err(Error::invalid_query(format!("table '{name}' has no column '{unknown}'")));
     }
     let mut columns = Vec::with_capacity(wanted.fields().len());
     for field in wanted.fields() {
@@ -683,11 +564,7 @@ fn fit(plan: LogicalPlan, table: &TableDefinition, insert: &Insert) -> Result<Lo
             Some(place) => Expr::Column(Column::from(schema.qualified_field(place))),
             None => Expr::Literal(datafusion::common::ScalarValue::Null, None),
         };
-        columns.push(
-            source
-                .cast_to(field.data_type(), &schema)?
-                .alias(field.name()),
-        );
+        columns.push(source.cast_to(field.data_type(), &schema)?.alias(field.name()));
     }
     Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
 }
@@ -701,12 +578,6 @@ fn rename(plan: LogicalPlan, names: &[String]) -> Result<LogicalPlan> {
             schema.fields().len()
         )));
     }
-    let columns = schema
-        .columns()
-        .into_iter()
-        .zip(names)
-        .map(|(column, name)| Expr::Column(column).alias(name));
-    Ok(LogicalPlanBuilder::from(plan)
-        .project(columns.collect::<Vec<_>>())?
-        .build()?)
+    let columns = schema.columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name));
+    Ok(LogicalPlanBuilder::from(plan).project(columns.collect::<Vec<_>>())?.build()?)
 }

@@ -12,14 +12,8 @@ use crate::query::watermark::WatermarkPolicy;
 use crate::state::KEY_GROUPS;
 
 /// The names that SET knows, beside DataFusion's own.
-const NAMES: &[&str] = &[
-    "lanes",
-    "trigger",
-    "noDataMicroBatches",
-    "multipleWatermarkPolicy",
-    "minBatchesToRetain",
-    "timezone",
-];
+const NAMES: &[&str] =
+    &["lanes", "trigger", "noDataMicroBatches", "multipleWatermarkPolicy", "minBatchesToRetain", "timezone"];
 
 /// Defaults of flows.
 #[derive(Debug, Clone)]
@@ -65,25 +59,20 @@ impl Settings {
         match short.to_lowercase().as_str() {
             "lanes" | "spark.sql.shuffle.partitions" => self.lanes = lanes(value)?,
             "nodatamicrobatches" => {
-                self.no_data_batches = value
-                    .to_lowercase()
-                    .parse()
-                    .map_err(|_| bad_value(name, value, "true or false"))?;
+                self.no_data_batches =
+                    value.to_lowercase().parse().map_err(|_| bad_value(name, value, "true or false"))?;
             }
             "multiplewatermarkpolicy" => self.watermark_policy = value.parse()?,
             "minbatchestoretain" => {
                 let wanted = "a whole number above one";
-                self.min_batches_to_retain =
-                    value.parse().map_err(|_| bad_value(name, value, wanted))?;
+                self.min_batches_to_retain = value.parse().map_err(|_| bad_value(name, value, wanted))?;
                 if self.min_batches_to_retain < 2 {
                     return Err(bad_value(name, value, wanted));
                 }
             }
             "trigger" => self.trigger = trigger(value)?,
             "timezone" | "spark.sql.session.timezone" => {
-                if !["utc", "+00:00", "z", "etc/utc", "gmt"]
-                    .contains(&value.to_lowercase().as_str())
-                {
+                if !["utc", "+00:00", "z", "etc/utc", "gmt"].contains(&value.to_lowercase().as_str()) {
                     return Err(Error::unsupported(format!(
                         "the session's zone is UTC; '{value}' is not supported yet: convert with to_utc_timestamp() or from_utc_timestamp()"
                     )));
@@ -92,14 +81,9 @@ impl Settings {
             _ => {
                 let hint = match nearest(short, NAMES) {
                     Some(near) => format!("did you mean '{near}'?"),
-                    None => format!(
-                        "known names: {}, and DataFusion's (datafusion.…)",
-                        NAMES.join(", ")
-                    ),
+                    None => format!("known names: {}, and DataFusion's (datafusion.…)", NAMES.join(", ")),
                 };
-                return Err(Error::invalid_option(format!(
-                    "SET does not know '{name}'; {hint}"
-                )));
+                return Err(Error::invalid_option(format!("SET does not know '{name}'; {hint}")));
             }
         }
         Ok(())
@@ -109,40 +93,22 @@ impl Settings {
 fn lanes(value: &str) -> Result<usize> {
     match value.parse() {
         Ok(lanes @ 1..=KEY_GROUPS) => Ok(lanes),
-        _ => Err(bad_value(
-            "lanes",
-            value,
-            &format!("a whole number from 1 to {KEY_GROUPS}"),
-        )),
+        _ => Err(bad_value("lanes", value, &format!("a whole number from 1 to {KEY_GROUPS}"))),
     }
 }
 
 fn trigger(value: &str) -> Result<Trigger> {
-    let words = value
-        .to_lowercase()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let words = value.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     match words.as_str() {
         "available now" => Ok(Trigger::AvailableNow),
         "once" => Ok(Trigger::Once),
         "default" => Ok(Trigger::Unspecified),
         other => {
-            let interval = other
-                .strip_prefix("processing time")
-                .unwrap_or(other)
-                .trim()
-                .trim_matches('\'');
+            let interval = other.strip_prefix("processing time").unwrap_or(other).trim().trim_matches('\'');
             let us = duration_us(interval).map_err(|_| {
-                bad_value(
-                    "trigger",
-                    value,
-                    "'available now', 'once', 'default' or 'processing time 5 seconds'",
-                )
+                bad_value("trigger", value, "'available now', 'once', 'default' or 'processing time 5 seconds'")
             })?;
-            Ok(Trigger::ProcessingTime(std::time::Duration::from_micros(
-                us.unsigned_abs(),
-            )))
+            Ok(Trigger::ProcessingTime(std::time::Duration::from_micros(us.unsigned_abs())))
         }
     }
 }

@@ -7,13 +7,14 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use object_store::memory::InMemory;
 
 use super::Inner;
+use super::catalog::MEMORY;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::StreamPlan;
 use crate::query::streaming_query::QueryStart;
 use crate::query::{StreamingQuery, Trigger};
-use crate::sink::memory::{MemorySink, MemoryTable};
+use crate::sink::memory::MemorySink;
 use crate::sink::{OutputMode, Sink, SinkSpec};
 use crate::storage::{DurableStore, ObjectBackedStore, open_place};
 
@@ -33,11 +34,7 @@ pub(super) struct QueryRequest {
 
 impl Inner {
     /// Plans a query in `mode`, checking everything that can be checked before it starts.
-    pub(super) async fn plan_stream(
-        &self,
-        plan: LogicalPlan,
-        mode: OutputMode,
-    ) -> Result<StreamPlan> {
+    pub(super) async fn plan_stream(&self, plan: LogicalPlan, mode: OutputMode) -> Result<StreamPlan> {
         let plan = plain_text(plan)?;
         StreamPlan::build(&self.context.state(), plan, mode, self.settings().lanes).await
     }
@@ -69,17 +66,10 @@ impl Inner {
     }
 
     /// Makes a sink by its format.
-    pub(super) async fn make_sink(
-        &self,
-        request: &QueryRequest,
-        schema: &SchemaRef,
-    ) -> Result<Arc<dyn Sink>> {
-        if request.format == "memory" {
+    pub(super) async fn make_sink(&self, request: &QueryRequest, schema: &SchemaRef) -> Result<Arc<dyn Sink>> {
+        if request.format == MEMORY {
             request.options.check_known("memory sink", &[])?;
-            let table = MemoryTable::new(Arc::clone(schema));
-            self.context.deregister_table(request.name.as_str())?;
-            self.context
-                .register_table(request.name.as_str(), Arc::clone(&table) as _)?;
+            let table = self.memory_table(&request.name.as_str().into(), schema).await?;
             return Ok(Arc::new(MemorySink::new(table)));
         }
         let spec = SinkSpec {
@@ -114,27 +104,18 @@ fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
                     request.name
                 )));
             }
-            open_place(&format!(
-                "{}/_millstream/{}",
-                path.trim_end_matches('/'),
-                request.name
-            ))
+            open_place(&format!("{}/_millstream/{}", path.trim_end_matches('/'), request.name))
         }
-        (None, None) => Ok(Arc::new(ObjectBackedStore::new(
-            Arc::new(InMemory::new()),
-            object_store::path::Path::default(),
-        ))),
+        (None, None) => {
+            Ok(Arc::new(ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default())))
+        }
     }
 }
 
 /// Text leaves as plain strings, whatever DataFusion computed with.
 fn plain_text(plan: LogicalPlan) -> Result<LogicalPlan> {
     let schema = Arc::clone(plan.schema());
-    if !schema
-        .fields()
-        .iter()
-        .any(|f| *f.data_type() == DataType::Utf8View)
-    {
+    if !schema.fields().iter().any(|f| *f.data_type() == DataType::Utf8View) {
         return Ok(plan);
     }
     let column = |(qualifier, field): (
@@ -143,9 +124,7 @@ fn plain_text(plan: LogicalPlan) -> Result<LogicalPlan> {
     )| {
         let column = Expr::Column((qualifier, field).into());
         match field.data_type() {
-            DataType::Utf8View => {
-                cast(column, DataType::Utf8).alias_qualified(qualifier.cloned(), field.name())
-            }
+            DataType::Utf8View => cast(column, DataType::Utf8).alias_qualified(qualifier.cloned(), field.name()),
             _ => column,
         }
     };

@@ -94,9 +94,8 @@ impl DataStreamWriter {
         F: Fn(DataFrame, i64) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        self.own_sink = Some(Box::new(move |session| {
-            Arc::new(ForeachBatchSink::of(session.context.clone(), function))
-        }));
+        self.own_sink =
+            Some(Box::new(move |session| Arc::new(ForeachBatchSink::of(session.context.clone(), function))));
         self
     }
 
@@ -116,20 +115,13 @@ impl DataStreamWriter {
         let (state, plan) = self.dataframe.clone().into_parts();
         let session = Inner::of(state.config())?;
         let checkpoint = self.options.remove("checkpointLocation");
-        let name = self
-            .name
-            .clone()
-            .or_else(|| self.options.remove("queryName"));
+        let name = self.name.clone().or_else(|| self.options.remove("queryName"));
         if self.format == "memory" && self.own_sink.is_none() && name.is_none() {
-            return Err(Error::invalid_option(
-                "the memory sink needs query_name(): the name of the table it makes",
-            ));
+            return Err(Error::invalid_option("the memory sink needs query_name(): the name of the table it makes"));
         }
         let settings = session.settings();
         let request = QueryRequest {
-            name: name.unwrap_or_else(|| {
-                format!("query_{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
-            }),
+            name: name.unwrap_or_else(|| format!("query_{}", &uuid::Uuid::new_v4().simple().to_string()[..8])),
             plan,
             mode: self.mode,
             trigger: self.trigger.unwrap_or(settings.trigger),

@@ -49,11 +49,7 @@ pub(super) async fn run(action: Action) -> Result<()> {
             copy(open_place(&from)?, open_place(&to)?).await?;
             say(&format!("copied {from} to {to}\n"))
         }
-        Action::Rewind {
-            directory,
-            to,
-            sink,
-        } => {
+        Action::Rewind { directory, to, sink } => {
             let published = published(&directory, sink.as_deref()).await?;
             let forgotten = rewind(open_place(&directory)?, to, published).await?;
             if forgotten > 0 && published.is_none() {
@@ -62,9 +58,7 @@ pub(super) async fn run(action: Action) -> Result<()> {
                      come again"
                 );
             }
-            say(&format!(
-                "rewound {directory} to batch {to}: committed batches to run again: {forgotten}\n"
-            ))
+            say(&format!("rewound {directory} to batch {to}: committed batches to run again: {forgotten}\n"))
         }
     }
 }
@@ -75,9 +69,7 @@ async fn published(directory: &str, sink: Option<&str>) -> Result<Option<i64>> {
         return Ok(None);
     };
     let query_id = inspect(open_place(directory)?).await?.query_id;
-    let last = Manifest::new(open_place(table)?)
-        .last_batch(&query_id)
-        .await?;
+    let last = Manifest::new(open_place(table)?).last_batch(&query_id).await?;
     if last.is_none() && sink.is_some() {
         // A mistyped table must not pass for one that holds nothing yet.
         return Err(Error::invalid_option(format!(
@@ -93,9 +85,7 @@ fn enclosing_table(directory: &str) -> Option<&str> {
     if folder == "_millstream" {
         return Some(".");
     }
-    folder
-        .strip_suffix("/_millstream")
-        .filter(|table| !table.is_empty())
+    folder.strip_suffix("/_millstream").filter(|table| !table.is_empty())
 }
 
 fn say(text: &str) -> Result<()> {
@@ -109,53 +99,28 @@ mod tests {
     use crate::error::ErrorKind;
 
     async fn rewind_to_1(directory: &str, sink: Option<&str>) -> ErrorKind {
-        let action = Action::Rewind {
-            directory: directory.to_string(),
-            to: 1,
-            sink: sink.map(str::to_string),
-        };
+        let action = Action::Rewind { directory: directory.to_string(), to: 1, sink: sink.map(str::to_string) };
         run(action).await.unwrap_err().kind()
     }
 
     #[tokio::test]
     async fn a_rewind_below_what_the_table_holds_is_refused() {
         let table = "memory://shell-rewind/table";
-        for directory in [
-            "memory://shell-rewind/checkpoint",
-            "memory://shell-rewind/table/_millstream/f",
-        ] {
-            let checkpoint = Checkpoint::open(open_place(directory).unwrap())
-                .await
-                .unwrap();
+        for directory in ["memory://shell-rewind/checkpoint", "memory://shell-rewind/table/_millstream/f"] {
+            let checkpoint = Checkpoint::open(open_place(directory).unwrap()).await.unwrap();
             let manifest = Manifest::new(open_place(table).unwrap());
-            manifest
-                .add(checkpoint.query_id(), 3, vec![])
-                .await
-                .unwrap();
+            manifest.add(checkpoint.query_id(), 3, vec![]).await.unwrap();
         }
         let refused = ErrorKind::CheckpointIncompatible;
-        assert_eq!(
-            rewind_to_1("memory://shell-rewind/checkpoint", Some(table)).await,
-            refused
-        );
-        assert_eq!(
-            rewind_to_1("memory://shell-rewind/table/_millstream/f/", None).await,
-            refused
-        );
-        let mistyped = rewind_to_1(
-            "memory://shell-rewind/checkpoint",
-            Some("memory://shell-rewind/tabel"),
-        )
-        .await;
+        assert_eq!(rewind_to_1("memory://shell-rewind/checkpoint", Some(table)).await, refused);
+        assert_eq!(rewind_to_1("memory://shell-rewind/table/_millstream/f/", None).await, refused);
+        let mistyped = rewind_to_1("memory://shell-rewind/checkpoint", Some("memory://shell-rewind/tabel")).await;
         assert_eq!(mistyped, ErrorKind::InvalidOption);
     }
 
     #[test]
     fn a_checkpoint_at_its_default_place_knows_its_table() {
-        assert_eq!(
-            enclosing_table("out/delays/_millstream/f/"),
-            Some("out/delays")
-        );
+        assert_eq!(enclosing_table("out/delays/_millstream/f/"), Some("out/delays"));
         assert_eq!(enclosing_table("_millstream/f"), Some("."));
         assert_eq!(enclosing_table("out/my_millstream/f"), None);
         assert_eq!(enclosing_table("f"), None);

@@ -119,9 +119,7 @@ mod tests {
             parse("millstream run a.sql --lanes 4").unwrap(),
             Command::Run { file, options } if file.to_str() == Some("a.sql") && options.lanes == NonZeroUsize::new(4)
         ));
-        assert!(
-            matches!(parse("millstream sql SHOW").unwrap(), Command::Sql { text, .. } if text == "SHOW")
-        );
+        assert!(matches!(parse("millstream sql SHOW").unwrap(), Command::Sql { text, .. } if text == "SHOW"));
         assert!(matches!(
             parse("millstream checkpoint rewind out/c --to 3 --sink out/t").unwrap(),
             Command::Checkpoint { .. }
@@ -130,17 +128,10 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_exit_code_2() {
-        for words in [
-            "millstream",
-            "millstream run",
-            "millstream run a.sql --lanes 0",
-            "millstream checkpoint rewind c",
-        ] {
-            assert_eq!(
-                parse(words).unwrap_err().exit_code(),
-                i32::from(USAGE),
-                "{words}"
-            );
+        for words in
+            ["millstream", "millstream run", "millstream run a.sql --lanes 0", "millstream checkpoint rewind c"]
+        {
+            assert_eq!(parse(words).unwrap_err().exit_code(), i32::from(USAGE), "{words}");
         }
         assert_eq!(parse("millstream --version").unwrap_err().exit_code(), 0);
     }
@@ -148,13 +139,8 @@ mod tests {
     #[test]
     fn causes_are_told_once() {
         let disk = std::io::Error::other("disk on fire");
-        let error = Error::unavailable("cannot write 'out/t'")
-            .with_source(disk)
-            .context("flow f");
-        assert_eq!(
-            in_words(&error),
-            "error: flow f: unavailable: cannot write 'out/t'\n  caused by: disk on fire"
-        );
+        let error = Error::unavailable("cannot write 'out/t'").with_source(disk).context("flow f");
+        assert_eq!(in_words(&error), "error: flow f: unavailable: cannot write 'out/t'\n  caused by: disk on fire");
         let repeated = Error::from(std::io::Error::other("disk on fire"));
         assert_eq!(in_words(&repeated), "error: unavailable: disk on fire");
     }

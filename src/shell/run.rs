@@ -22,12 +22,8 @@ const STOPPED: u8 = 130;
 
 /// Runs the statements of a file.
 pub(super) async fn run_file(file: &Path, lanes: Option<NonZeroUsize>) -> Result<ExitCode> {
-    let text = tokio::fs::read_to_string(file)
-        .await
-        .map_err(|error| unreadable(file, error))?;
-    run_text(&text, lanes)
-        .await
-        .map_err(|error| error.context(file.display().to_string()))
+    let text = tokio::fs::read_to_string(file).await.map_err(|error| unreadable(file, error))?;
+    run_text(&text, lanes).await.map_err(|error| error.context(file.display().to_string()))
 }
 
 /// Runs the statements of `text`.
@@ -36,11 +32,7 @@ pub(super) async fn run_text(text: &str, lanes: Option<NonZeroUsize>) -> Result<
     let mut signals = StopSignals::listen()?;
     let directory = std::env::current_dir().unwrap_or_default();
     let stderr = Arc::new(Mutex::new(std::io::stderr()));
-    let printer = Arc::new(ProgressPrinter::new(
-        stderr,
-        Arc::new(SystemClock),
-        directory,
-    ));
+    let printer = Arc::new(ProgressPrinter::new(stderr, Arc::new(SystemClock), directory));
 
     let mut builder = Session::builder()
         .console_output(Arc::new(Mutex::new(std::io::stdout())))
@@ -84,10 +76,7 @@ fn unreadable(file: &Path, error: std::io::Error) -> Error {
     let message = match error.kind() {
         std::io::ErrorKind::NotFound => {
             let directory = std::env::current_dir().unwrap_or_default();
-            format!(
-                "there is no file '{shown}' (looked from {})",
-                directory.display()
-            )
+            format!("there is no file '{shown}' (looked from {})", directory.display())
         }
         std::io::ErrorKind::IsADirectory => {
             format!("'{shown}' is a directory; name a SQL file in it")
@@ -110,10 +99,7 @@ impl StopSignals {
     #[cfg(unix)]
     fn listen() -> Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     #[cfg(not(unix))]
@@ -162,18 +148,8 @@ struct FlowTotals {
 }
 
 impl ProgressPrinter {
-    fn new(
-        output: Arc<Mutex<dyn Write + Send>>,
-        clock: Arc<dyn Clock>,
-        directory: PathBuf,
-    ) -> Self {
-        Self {
-            output,
-            clock,
-            directory,
-            stopping: AtomicBool::new(false),
-            flows: Mutex::default(),
-        }
+    fn new(output: Arc<Mutex<dyn Write + Send>>, clock: Arc<dyn Clock>, directory: PathBuf) -> Self {
+        Self { output, clock, directory, stopping: AtomicBool::new(false), flows: Mutex::default() }
     }
 
     /// Says from now on that flows were stopped, not that they are done.
@@ -186,18 +162,9 @@ impl ProgressPrinter {
     }
 
     fn fresh(&self, name: Option<&str>, id: &str) -> FlowTotals {
-        let name = name
-            .unwrap_or_else(|| id.get(..8).unwrap_or(id))
-            .to_string();
+        let name = name.unwrap_or_else(|| id.get(..8).unwrap_or(id)).to_string();
         let started_ms = self.clock.now_ms();
-        FlowTotals {
-            name,
-            started_ms,
-            batches: 0,
-            rows_in: 0,
-            rows_out: None,
-            sink: String::new(),
-        }
+        FlowTotals { name, started_ms, batches: 0, rows_in: 0, rows_out: None, sink: String::new() }
     }
 
     fn print(&self, line: &str) {
@@ -241,13 +208,7 @@ impl StreamingQueryListener for ProgressPrinter {
         let flow = known.unwrap_or_else(|| self.fresh(None, &event.id));
         let stopped = self.stopping.load(Ordering::SeqCst);
         let took_ms = self.clock.now_ms().saturating_sub(flow.started_ms);
-        self.print(&end_line(
-            &flow,
-            event.exception.as_deref(),
-            stopped,
-            took_ms,
-            &self.directory,
-        ));
+        self.print(&end_line(&flow, event.exception.as_deref(), stopped, took_ms, &self.directory));
     }
 }
 
@@ -256,38 +217,21 @@ fn batch_line(name: &str, progress: &StreamingQueryProgress, rows_out: Option<u6
     let mut parts = vec![name.to_string(), format!("batch {}", progress.batch_id)];
     parts.push(format!("{} in", counted(progress.num_input_rows, "row")));
     parts.extend(rows_out.map(|rows| format!("{} out", counted(rows, "row"))));
-    let late: u64 = progress
-        .state_operators
-        .iter()
-        .map(|operator| operator.num_rows_dropped_by_watermark)
-        .sum();
+    let late: u64 = progress.state_operators.iter().map(|operator| operator.num_rows_dropped_by_watermark).sum();
     if late > 0 {
         parts.push(format!("{} late", counted(late, "row")));
     }
     let malformed: u64 = progress
         .sources
         .iter()
-        .filter_map(|source| {
-            source
-                .metrics
-                .get(SourceProgress::MALFORMED_ROWS)?
-                .parse::<u64>()
-                .ok()
-        })
+        .filter_map(|source| source.metrics.get(SourceProgress::MALFORMED_ROWS)?.parse::<u64>().ok())
         .sum();
     if malformed > 0 {
         parts.push(format!("{} malformed", counted(malformed, "row")));
     }
     // The epoch is where every watermark starts: it says nothing yet.
-    if let Some(watermark) = progress
-        .event_time
-        .get("watermark")
-        .filter(|w| **w != iso_ms(0))
-    {
-        let readable = watermark
-            .trim_end_matches('Z')
-            .trim_end_matches(".000")
-            .replace('T', " ");
+    if let Some(watermark) = progress.event_time.get("watermark").filter(|w| **w != iso_ms(0)) {
+        let readable = watermark.trim_end_matches('Z').trim_end_matches(".000").replace('T', " ");
         parts.push(format!("watermark {readable}"));
     }
     parts.push(span(progress.batch_duration_ms));
@@ -295,33 +239,17 @@ fn batch_line(name: &str, progress: &StreamingQueryProgress, rows_out: Option<u6
 }
 
 /// `hourly_delays  done: 28 batches, 6 062 rows in, 1 234 rows out -> out/delays in 3.1 s`
-fn end_line(
-    flow: &FlowTotals,
-    exception: Option<&str>,
-    stopped: bool,
-    took_ms: i64,
-    directory: &Path,
-) -> String {
+fn end_line(flow: &FlowTotals, exception: Option<&str>, stopped: bool, took_ms: i64, directory: &Path) -> String {
     let name = &flow.name;
     let batches = counted(flow.batches, "batch");
     if let Some(exception) = exception {
         return format!("{name}  failed after {batches}: {exception}");
     }
     if flow.batches == 0 {
-        return format!(
-            "{name}  {}",
-            if stopped {
-                "stopped: nothing new"
-            } else {
-                "nothing new"
-            }
-        );
+        return format!("{name}  {}", if stopped { "stopped: nothing new" } else { "nothing new" });
     }
     let end = if stopped { "stopped" } else { "done" };
-    let mut line = format!(
-        "{name}  {end}: {batches}, {} in",
-        counted(flow.rows_in, "row")
-    );
+    let mut line = format!("{name}  {end}: {batches}, {} in", counted(flow.rows_in, "row"));
     if let Some(rows) = flow.rows_out {
         line.push_str(&format!(", {} out", counted(rows, "row")));
     }
@@ -335,11 +263,7 @@ fn end_line(
 fn place(description: &str, directory: &Path) -> Option<String> {
     let inside = description.split_once('[')?.1.strip_suffix(']')?;
     let path = Path::new(inside.strip_prefix("file://").unwrap_or(inside));
-    let shown = path
-        .strip_prefix(directory)
-        .unwrap_or(path)
-        .display()
-        .to_string();
+    let shown = path.strip_prefix(directory).unwrap_or(path).display().to_string();
     (!shown.is_empty()).then_some(shown)
 }
 
@@ -401,11 +325,7 @@ mod tests {
                 timestamp: iso_ms(0),
                 job_tags: vec![],
             });
-            Self {
-                printer,
-                clock,
-                output,
-            }
+            Self { printer, clock, output }
         }
 
         fn end(&self, exception: Option<&str>) -> Vec<String> {
@@ -416,20 +336,11 @@ mod tests {
                 exception: exception.map(str::to_string),
                 error_class_on_exception: None,
             });
-            String::from_utf8(self.output.lock().unwrap().clone())
-                .unwrap()
-                .lines()
-                .map(str::to_string)
-                .collect()
+            String::from_utf8(self.output.lock().unwrap().clone()).unwrap().lines().map(str::to_string).collect()
         }
     }
 
-    fn batch(
-        batch_id: i64,
-        rows_in: u64,
-        rows_out: i64,
-        watermark_ms: i64,
-    ) -> StreamingQueryProgress {
+    fn batch(batch_id: i64, rows_in: u64, rows_out: i64, watermark_ms: i64) -> StreamingQueryProgress {
         StreamingQueryProgress {
             run_id: "r".into(),
             batch_id,
@@ -450,22 +361,11 @@ mod tests {
     fn a_batch_with_rows_has_a_line_and_the_end_has_the_sums() {
         let printed = Printed::start();
         printed.printer.on_query_progress(&batch(0, 1_204, 0, 0));
-        let late = StateOperatorProgress {
-            num_rows_dropped_by_watermark: 1,
-            ..Default::default()
-        };
-        let second = StreamingQueryProgress {
-            state_operators: vec![late],
-            ..batch(1, 4_858, 38, 1_357_095_600_000)
-        };
+        let late = StateOperatorProgress { num_rows_dropped_by_watermark: 1, ..Default::default() };
+        let second = StreamingQueryProgress { state_operators: vec![late], ..batch(1, 4_858, 38, 1_357_095_600_000) };
         printed.printer.on_query_progress(&second);
-        printed
-            .printer
-            .on_query_progress(&batch(2, 0, 0, 1_357_095_600_000));
-        let idle = StreamingQueryProgress {
-            duration_ms: BTreeMap::new(),
-            ..batch(3, 0, 0, 0)
-        };
+        printed.printer.on_query_progress(&batch(2, 0, 0, 1_357_095_600_000));
+        let idle = StreamingQueryProgress { duration_ms: BTreeMap::new(), ..batch(3, 0, 0, 0) };
         printed.printer.on_query_progress(&idle);
         assert_eq!(
             printed.end(None),
@@ -495,30 +395,19 @@ mod tests {
             ]
         );
         let failed = Printed::start().end(Some("fenced: run 3 has taken over"));
-        assert_eq!(
-            failed,
-            ["hourly_delays  failed after 0 batches: fenced: run 3 has taken over"]
-        );
+        assert_eq!(failed, ["hourly_delays  failed after 0 batches: fenced: run 3 has taken over"]);
     }
 
     #[test]
     fn numbers_are_grouped_and_spans_are_short() {
         assert_eq!(counted(1_234_567, "row"), "1 234 567 rows");
         assert_eq!(counted(100, "batch"), "100 batches");
-        assert_eq!(
-            [span(999), span(1_960), span(125_000)],
-            ["999 ms", "1.9 s", "2 min 5 s"]
-        );
+        assert_eq!([span(999), span(1_960), span(125_000)], ["999 ms", "1.9 s", "2 min 5 s"]);
     }
 
     #[tokio::test]
     async fn a_missing_file_is_named() {
         let error = run_file(Path::new("no/such.sql"), None).await.unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("unavailable: there is no file 'no/such.sql' (looked from /"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("unavailable: there is no file 'no/such.sql' (looked from /"), "{error}");
     }
 }

@@ -61,24 +61,13 @@ impl ConsoleSinkProvider {
 impl SinkProvider for ConsoleSinkProvider {
     async fn create(&self, spec: &SinkSpec) -> Result<Arc<dyn Sink>> {
         let format = Format::of(&spec.options)?;
-        if matches!(format, Format::Json)
-            && ["numRows", "truncate"]
-                .iter()
-                .any(|name| spec.options.get(name).is_some())
+        if matches!(format, Format::Json) && ["numRows", "truncate"].iter().any(|name| spec.options.get(name).is_some())
         {
             let mut people = self.people.lock().unwrap_or_else(PoisonError::into_inner);
             // A hint that cannot be shown is no reason to refuse the query.
-            let _ = writeln!(
-                people,
-                "{}: console: numRows and truncate have no effect with format json",
-                spec.name
-            );
+            let _ = writeln!(people, "{}: console: numRows and truncate have no effect with format json", spec.name);
         }
-        Ok(Arc::new(ConsoleSink {
-            name: spec.name.clone(),
-            format,
-            output: Arc::clone(&self.output),
-        }))
+        Ok(Arc::new(ConsoleSink { name: spec.name.clone(), format, output: Arc::clone(&self.output) }))
     }
 }
 
@@ -91,9 +80,7 @@ enum Format {
 impl Format {
     fn of(options: &Options) -> Result<Self> {
         options.check_known("console sink", OPTIONS)?;
-        let rows = options
-            .parsed("numRows", "a whole number")?
-            .unwrap_or(DEFAULT_ROWS);
+        let rows = options.parsed("numRows", "a whole number")?.unwrap_or(DEFAULT_ROWS);
         let truncate = options.flag("truncate", true)?;
         let format = options.get("format").unwrap_or("table");
         match format.trim().to_lowercase().as_str() {
@@ -137,34 +124,21 @@ impl Sink for ConsoleSink {
     }
 
     async fn prepare(&self, batch: SinkBatch) -> Result<Prepared> {
-        let SinkBatch {
-            batch_id,
-            schema,
-            partitions,
-            ..
-        } = batch;
+        let SinkBatch { batch_id, schema, partitions, .. } = batch;
         let batches: Vec<RecordBatch> = collect(partitions).await?.into_iter().flatten().collect();
         let text = match self.format {
             Format::Json => json_line(&self.name, batch_id, &batches)?,
-            Format::Table { rows, truncate } => {
-                table(batch_id, &schema, &batches, rows, truncate)?.into_bytes()
-            }
+            Format::Table { rows, truncate } => table(batch_id, &schema, &batches, rows, truncate)?.into_bytes(),
         };
         let output = Arc::clone(&self.output);
         // A reader that is slow to empty a pipe must not hold up the tasks of other queries.
         SpawnedTask::spawn_blocking(move || print(&output, &text))
             .join_unwind()
             .await
-            .map_err(|error| {
-                Error::internal("console sink: the task that prints was cancelled")
-                    .with_source(error)
-            })?
+            .map_err(|error| Error::internal("console sink: the task that prints was cancelled").with_source(error))?
             .map_err(|error| unprinted(error, batch_id))?;
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        Ok(Prepared {
-            token: Value::Null,
-            rows,
-        })
+        Ok(Prepared { token: Value::Null, rows })
     }
 
     async fn publish(&self, _batch_id: i64, _token: &Value) -> Result<()> {
@@ -193,9 +167,7 @@ fn unprinted(error: io::Error, batch_id: i64) -> Error {
 fn json_line(name: &str, batch_id: i64, batches: &[RecordBatch]) -> Result<Vec<u8>> {
     let name = serde_json::to_string(name)?;
     let mut line = format!("{{\"flow\":{name},\"batch_id\":{batch_id},\"rows\":").into_bytes();
-    let mut writer = WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, JsonArray>(&mut line);
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(&mut line);
     for batch in batches {
         writer.write(batch)?;
     }
@@ -206,43 +178,24 @@ fn json_line(name: &str, batch_id: i64, batches: &[RecordBatch]) -> Result<Vec<u
 }
 
 /// The batch as a table under its id, of at most `limit` rows.
-fn table(
-    batch_id: i64,
-    schema: &SchemaRef,
-    batches: &[RecordBatch],
-    limit: usize,
-    truncate: bool,
-) -> Result<String> {
+fn table(batch_id: i64, schema: &SchemaRef, batches: &[RecordBatch], limit: usize, truncate: bool) -> Result<String> {
     let mut cells: Vec<Vec<String>> = vec![Vec::new(); schema.fields().len()];
     let mut shown = 0;
     for batch in batches {
         let rows = batch.num_rows().min(limit - shown);
         for (column, cells) in batch.columns().iter().zip(&mut cells) {
-            let options = FormatOptions::new()
-                .with_display_error(true)
-                .with_null("NULL");
+            let options = FormatOptions::new().with_display_error(true).with_null("NULL");
             let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
             cells.extend((0..rows).map(|row| cell(formatter.value(row).to_string(), truncate)));
         }
         shown += rows;
     }
-    let fields: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|f| Field::new(f.name(), DataType::Utf8, true))
-        .collect();
-    let columns = cells
-        .into_iter()
-        .map(|cells| Arc::new(StringArray::from(cells)) as ArrayRef)
-        .collect();
+    let fields: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
+    let columns = cells.into_iter().map(|cells| Arc::new(StringArray::from(cells)) as ArrayRef).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(shown));
-    let batch =
-        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
+    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
 
-    let mut text = format!(
-        "{RULE}\nBatch: {batch_id}\n{RULE}\n{}\n",
-        pretty_format_batches(&[batch])?
-    );
+    let mut text = format!("{RULE}\nBatch: {batch_id}\n{RULE}\n{}\n", pretty_format_batches(&[batch])?);
     if batches.iter().map(RecordBatch::num_rows).sum::<usize>() > shown {
         let rows = if shown == 1 { "row" } else { "rows" };
         // Writing to a String cannot fail.
@@ -263,9 +216,7 @@ fn cell(text: String, truncate: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{
-        Float64Array, Int64Array, StructArray, TimestampMicrosecondArray,
-    };
+    use datafusion::arrow::array::{Float64Array, Int64Array, StructArray, TimestampMicrosecondArray};
     use datafusion::arrow::datatypes::TimeUnit;
     use datafusion::physical_plan::SendableRecordBatchStream;
     use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -297,22 +248,13 @@ mod tests {
             name: "say \"hi\"".into(),
             clock: Arc::new(ManualClock::new(0)),
         };
-        ConsoleSinkProvider::new(output, Arc::new(Mutex::new(Vec::<u8>::new())))
-            .create(&spec)
-            .await
+        ConsoleSinkProvider::new(output, Arc::new(Mutex::new(Vec::<u8>::new()))).create(&spec).await
     }
 
     fn batch(batch_id: i64, rows: &RecordBatch) -> SinkBatch {
         let stream = futures::stream::iter(vec![Ok(rows.clone())]);
-        let stream: SendableRecordBatchStream =
-            Box::pin(RecordBatchStreamAdapter::new(rows.schema(), stream));
-        SinkBatch {
-            batch_id,
-            run: 0,
-            mode: OutputMode::Append,
-            schema: rows.schema(),
-            partitions: vec![stream],
-        }
+        let stream: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(rows.schema(), stream));
+        SinkBatch { batch_id, run: 0, mode: OutputMode::Append, schema: rows.schema(), partitions: vec![stream] }
     }
 
     async fn printed(options: &[(&str, &str)], batches: &[&RecordBatch]) -> String {
@@ -327,8 +269,7 @@ mod tests {
     }
 
     fn numbers(values: Vec<Option<f64>>) -> RecordBatch {
-        RecordBatch::try_from_iter([("x", Arc::new(Float64Array::from(values)) as ArrayRef)])
-            .unwrap()
+        RecordBatch::try_from_iter([("x", Arc::new(Float64Array::from(values)) as ArrayRef)]).unwrap()
     }
 
     #[tokio::test]
@@ -341,29 +282,20 @@ mod tests {
             r#"{"flow":"say \"hi\"","batch_id":1,"rows":[]}"#,
             "\n"
         );
-        assert_eq!(
-            printed(&[("format", "json")], &[&rows, &empty]).await,
-            expected
-        );
+        assert_eq!(printed(&[("format", "json")], &[&rows, &empty]).await, expected);
     }
 
     #[tokio::test]
     async fn json_writes_times_as_iso_and_structs_as_objects() {
-        let start =
-            Arc::new(TimestampMicrosecondArray::from(vec![1_357_002_000_000_000])) as ArrayRef;
-        let field = Arc::new(Field::new(
-            "start",
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            true,
-        ));
+        let start = Arc::new(TimestampMicrosecondArray::from(vec![1_357_002_000_000_000])) as ArrayRef;
+        let field = Arc::new(Field::new("start", DataType::Timestamp(TimeUnit::Microsecond, None), true));
         let window = Arc::new(StructArray::from(vec![(field, start)])) as ArrayRef;
         let text = Arc::new(StringArray::from(vec!["a\nb"])) as ArrayRef;
         let rows = RecordBatch::try_from_iter([("window", window), ("t", text)]).unwrap();
         let line = printed(&[("format", "json")], &[&rows]).await;
         assert_eq!(line.lines().count(), 1);
         let value: Value = serde_json::from_str(&line).unwrap();
-        let expected =
-            serde_json::json!([{"window": {"start": "2013-01-01T01:00:00"}, "t": "a\nb"}]);
+        let expected = serde_json::json!([{"window": {"start": "2013-01-01T01:00:00"}, "t": "a\nb"}]);
         assert_eq!(value["rows"], expected);
     }
 
@@ -387,33 +319,22 @@ mod tests {
             "",
             "",
         ];
-        assert_eq!(
-            printed(&[("numRows", "2")], &[&rows]).await,
-            expected.join("\n")
-        );
+        assert_eq!(printed(&[("numRows", "2")], &[&rows]).await, expected.join("\n"));
         let whole = printed(&[("truncate", "false")], &[&rows]).await;
-        assert!(
-            whole.contains(long) && !whole.contains("only showing"),
-            "{whole}"
-        );
+        assert!(whole.contains(long) && !whole.contains("only showing"), "{whole}");
     }
 
     #[tokio::test]
     async fn a_closed_pipe_is_unavailable() {
         let sink = sink(Arc::new(Mutex::new(Closed)), &[]).await.unwrap();
-        let error = sink
-            .prepare(batch(0, &numbers(vec![Some(1.0)])))
-            .await
-            .unwrap_err();
+        let error = sink.prepare(batch(0, &numbers(vec![Some(1.0)]))).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
     }
 
     #[tokio::test]
     async fn options_are_checked() {
         for option in [("format", "xml"), ("numRows", "many"), ("numRow", "3")] {
-            let error = sink(Arc::new(Mutex::new(Closed)), &[option])
-                .await
-                .unwrap_err();
+            let error = sink(Arc::new(Mutex::new(Closed)), &[option]).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{option:?}");
         }
     }

@@ -21,8 +21,7 @@ use crate::sink::memory::{collect, conform};
 use crate::sink::{OutputMode, Prepared, Sink, SinkBatch, SinkContext};
 
 /// What is called with each batch and its id.
-pub type ForeachBatchFunction =
-    Arc<dyn Fn(DataFrame, i64) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+pub type ForeachBatchFunction = Arc<dyn Fn(DataFrame, i64) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 /// Calls a function with each batch.
 pub struct ForeachBatchSink {
@@ -70,12 +69,7 @@ impl Sink for ForeachBatchSink {
     }
 
     async fn prepare(&self, batch: SinkBatch) -> Result<Prepared> {
-        let SinkBatch {
-            batch_id,
-            schema,
-            partitions,
-            ..
-        } = batch;
+        let SinkBatch { batch_id, schema, partitions, .. } = batch;
         let mut tables = Vec::with_capacity(partitions.len().max(1));
         for batches in collect(partitions).await? {
             tables.push(conform(batches, &schema)?);
@@ -83,21 +77,12 @@ impl Sink for ForeachBatchSink {
         if tables.is_empty() {
             tables.push(Vec::new());
         }
-        let rows = tables
-            .iter()
-            .flatten()
-            .map(|batch| batch.num_rows() as u64)
-            .sum();
-        let frame = self
-            .context
-            .read_table(Arc::new(MemTable::try_new(schema, tables)?))?;
-        (self.function)(frame, batch_id).await.map_err(|error| {
-            error.context(format!("function of foreach_batch, batch {batch_id}"))
-        })?;
-        Ok(Prepared {
-            token: Value::Null,
-            rows,
-        })
+        let rows = tables.iter().flatten().map(|batch| batch.num_rows() as u64).sum();
+        let frame = self.context.read_table(Arc::new(MemTable::try_new(schema, tables)?))?;
+        (self.function)(frame, batch_id)
+            .await
+            .map_err(|error| error.context(format!("function of foreach_batch, batch {batch_id}")))?;
+        Ok(Prepared { token: Value::Null, rows })
     }
 
     async fn publish(&self, _batch_id: i64, _token: &Value) -> Result<()> {
@@ -118,28 +103,17 @@ mod tests {
 
     fn batch(batch_id: i64, partitions: &[&[i64]]) -> SinkBatch {
         let rows = |values: &[i64]| {
-            RecordBatch::try_from_iter([(
-                "n",
-                Arc::new(Int64Array::from(values.to_vec())) as ArrayRef,
-            )])
-            .unwrap()
+            RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef)]).unwrap()
         };
         let schema = rows(&[]).schema();
         let partitions = partitions
             .iter()
             .map(|values| {
                 let stream = futures::stream::iter(vec![Ok(rows(values))]);
-                Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), stream))
-                    as SendableRecordBatchStream
+                Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), stream)) as SendableRecordBatchStream
             })
             .collect();
-        SinkBatch {
-            batch_id,
-            run: 0,
-            mode: OutputMode::Update,
-            schema,
-            partitions,
-        }
+        SinkBatch { batch_id, run: 0, mode: OutputMode::Update, schema, partitions }
     }
 
     #[tokio::test]
@@ -154,10 +128,7 @@ mod tests {
                 Ok::<(), Error>(())
             }
         });
-        assert_eq!(
-            sink.prepare(batch(4, &[&[1, 2], &[3]])).await.unwrap().rows,
-            3
-        );
+        assert_eq!(sink.prepare(batch(4, &[&[1, 2], &[3]])).await.unwrap().rows, 3);
         sink.prepare(batch(5, &[])).await.unwrap();
         assert_eq!(*seen.lock().unwrap(), vec![(4, 3), (5, 0)]);
     }

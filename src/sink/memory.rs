@@ -62,10 +62,7 @@ impl fmt::Debug for MemoryTable {
 impl MemoryTable {
     /// Makes an empty table of rows of `schema`.
     pub fn new(schema: SchemaRef) -> Arc<Self> {
-        Arc::new(Self {
-            schema,
-            contents: Mutex::default(),
-        })
+        Arc::new(Self { schema, contents: Mutex::default() })
     }
 
     /// Returns the rows as they are now.
@@ -106,11 +103,7 @@ impl TableProvider for MemoryTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let partitions = [self.snapshot()];
-        Ok(MemorySourceConfig::try_new_exec(
-            &partitions,
-            Arc::clone(&self.schema),
-            projection.cloned(),
-        )?)
+        Ok(MemorySourceConfig::try_new_exec(&partitions, Arc::clone(&self.schema), projection.cloned())?)
     }
 }
 
@@ -130,10 +123,7 @@ impl fmt::Debug for MemorySink {
 impl MemorySink {
     /// Makes a sink that writes to `table`.
     pub fn new(table: Arc<MemoryTable>) -> Self {
-        Self {
-            table,
-            query_id: Mutex::default(),
-        }
+        Self { table, query_id: Mutex::default() }
     }
 
     fn query_id(&self) -> MutexGuard<'_, String> {
@@ -154,10 +144,7 @@ impl Sink for MemorySink {
     async fn open(&self, context: &SinkContext) -> Result<()> {
         self.query_id().clone_from(&context.query_id);
         if let Some(writer) = self.table.lock().writers.get_mut(&context.query_id)
-            && writer
-                .prepared
-                .as_ref()
-                .is_some_and(|staged| staged.batch_id >= context.next_batch_id)
+            && writer.prepared.as_ref().is_some_and(|staged| staged.batch_id >= context.next_batch_id)
         {
             writer.prepared = None;
         }
@@ -165,31 +152,14 @@ impl Sink for MemorySink {
     }
 
     async fn prepare(&self, batch: SinkBatch) -> Result<Prepared> {
-        let SinkBatch {
-            batch_id,
-            mode,
-            partitions,
-            ..
-        } = batch;
+        let SinkBatch { batch_id, mode, partitions, .. } = batch;
         let batches: Vec<RecordBatch> = collect(partitions).await?.into_iter().flatten().collect();
         let batches = conform(batches, &self.table.schema)?;
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         let query_id = self.query_id().clone();
-        let staged = Staged {
-            batch_id,
-            mode,
-            batches,
-        };
-        self.table
-            .lock()
-            .writers
-            .entry(query_id)
-            .or_default()
-            .prepared = Some(staged);
-        Ok(Prepared {
-            token: Value::Null,
-            rows,
-        })
+        let staged = Staged { batch_id, mode, batches };
+        self.table.lock().writers.entry(query_id).or_default().prepared = Some(staged);
+        Ok(Prepared { token: Value::Null, rows })
     }
 
     async fn publish(&self, batch_id: i64, _token: &Value) -> Result<()> {
@@ -197,17 +167,11 @@ impl Sink for MemorySink {
         let mut guard = self.table.lock();
         let Contents { batches, writers } = &mut *guard;
         let writer = writers.entry(query_id).or_default();
-        if writer
-            .published
-            .is_some_and(|published| published >= batch_id)
-        {
+        if writer.published.is_some_and(|published| published >= batch_id) {
             return Ok(());
         }
         // Nothing staged: the batch was decided by an earlier process, and its rows went with that.
-        if let Some(staged) = writer
-            .prepared
-            .take_if(|staged| staged.batch_id == batch_id)
-        {
+        if let Some(staged) = writer.prepared.take_if(|staged| staged.batch_id == batch_id) {
             if staged.mode == OutputMode::Complete {
                 batches.clear();
             }
@@ -271,14 +235,11 @@ where
         }
         return Ok(results);
     }
-    let tasks: Vec<SpawnedTask<_>> = partitions
-        .into_iter()
-        .map(|partition| SpawnedTask::spawn(read(partition)))
-        .collect();
+    let tasks: Vec<SpawnedTask<_>> =
+        partitions.into_iter().map(|partition| SpawnedTask::spawn(read(partition))).collect();
     for task in tasks {
         let result = task.join_unwind().await.map_err(|error| {
-            Error::internal("a task that read a partition of the result was cancelled")
-                .with_source(error)
+            Error::internal("a task that read a partition of the result was cancelled").with_source(error)
         })?;
         results.push(result?);
     }
@@ -286,9 +247,7 @@ where
 }
 
 /// Collects every partition, in order; batches without rows are left out.
-pub(super) async fn collect(
-    partitions: Vec<SendableRecordBatchStream>,
-) -> Result<Vec<Vec<RecordBatch>>> {
+pub(super) async fn collect(partitions: Vec<SendableRecordBatchStream>) -> Result<Vec<Vec<RecordBatch>>> {
     let mut collected = read_partitions(partitions, common::collect).await?;
     for batches in &mut collected {
         batches.retain(|batch| batch.num_rows() > 0);
@@ -321,8 +280,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn rows(values: &[i64]) -> RecordBatch {
-        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef)])
-            .unwrap()
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef)]).unwrap()
     }
 
     fn batch(batch_id: i64, mode: OutputMode, partitions: &[RecordBatch]) -> SinkBatch {
@@ -331,35 +289,20 @@ mod tests {
             .iter()
             .map(|rows| {
                 let stream = futures::stream::iter(vec![Ok(rows.clone())]);
-                Box::pin(RecordBatchStreamAdapter::new(rows.schema(), stream))
-                    as SendableRecordBatchStream
+                Box::pin(RecordBatchStreamAdapter::new(rows.schema(), stream)) as SendableRecordBatchStream
             })
             .collect();
-        SinkBatch {
-            batch_id,
-            run: 0,
-            mode,
-            schema,
-            partitions,
-        }
+        SinkBatch { batch_id, run: 0, mode, schema, partitions }
     }
 
     fn values(table: &MemoryTable) -> Vec<i64> {
         let batches = table.snapshot();
-        batches
-            .iter()
-            .flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec())
-            .collect()
+        batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
     }
 
     async fn sink(table: &Arc<MemoryTable>, next_batch_id: i64) -> MemorySink {
         let sink = MemorySink::new(Arc::clone(table));
-        let context = SinkContext {
-            query_id: "q".into(),
-            name: "t".into(),
-            run: 0,
-            next_batch_id,
-        };
+        let context = SinkContext { query_id: "q".into(), name: "t".into(), run: 0, next_batch_id };
         sink.open(&context).await.unwrap();
         sink
     }
@@ -368,24 +311,17 @@ mod tests {
     async fn rows_are_seen_when_published_and_once() {
         let table = MemoryTable::new(rows(&[]).schema());
         let sink = sink(&table, 0).await;
-        let prepared = sink
-            .prepare(batch(0, OutputMode::Append, &[rows(&[1, 2]), rows(&[3])]))
-            .await
-            .unwrap();
+        let prepared = sink.prepare(batch(0, OutputMode::Append, &[rows(&[1, 2]), rows(&[3])])).await.unwrap();
         assert_eq!(prepared.rows, 3);
         assert!(values(&table).is_empty());
         for _ in 0..2 {
             sink.publish(0, &prepared.token).await.unwrap();
         }
         assert_eq!(values(&table), vec![1, 2, 3]);
-        sink.prepare(batch(1, OutputMode::Update, &[rows(&[1])]))
-            .await
-            .unwrap();
+        sink.prepare(batch(1, OutputMode::Update, &[rows(&[1])])).await.unwrap();
         sink.publish(1, &Value::Null).await.unwrap();
         assert_eq!(values(&table), vec![1, 2, 3, 1]);
-        sink.prepare(batch(2, OutputMode::Complete, &[rows(&[9])]))
-            .await
-            .unwrap();
+        sink.prepare(batch(2, OutputMode::Complete, &[rows(&[9])])).await.unwrap();
         sink.publish(2, &Value::Null).await.unwrap();
         assert_eq!(values(&table), vec![9]);
     }
@@ -393,19 +329,12 @@ mod tests {
     #[tokio::test]
     async fn a_new_run_publishes_what_was_decided_and_forgets_what_was_not() {
         let table = MemoryTable::new(rows(&[]).schema());
-        sink(&table, 0)
-            .await
-            .prepare(batch(0, OutputMode::Append, &[rows(&[1])]))
-            .await
-            .unwrap();
+        sink(&table, 0).await.prepare(batch(0, OutputMode::Append, &[rows(&[1])])).await.unwrap();
         let decided = sink(&table, 1).await;
         decided.publish(0, &Value::Null).await.unwrap();
         assert_eq!(values(&table), vec![1]);
 
-        decided
-            .prepare(batch(1, OutputMode::Append, &[rows(&[2])]))
-            .await
-            .unwrap();
+        decided.prepare(batch(1, OutputMode::Append, &[rows(&[2])])).await.unwrap();
         let undecided = sink(&table, 1).await;
         undecided.publish(1, &Value::Null).await.unwrap();
         assert_eq!(values(&table), vec![1]);
@@ -415,9 +344,7 @@ mod tests {
     async fn the_table_can_be_queried() {
         let table = MemoryTable::new(rows(&[]).schema());
         let context = SessionContext::new();
-        context
-            .register_table("t", Arc::clone(&table) as Arc<dyn TableProvider>)
-            .unwrap();
+        context.register_table("t", Arc::clone(&table) as Arc<dyn TableProvider>).unwrap();
         let count = "SELECT count(*), sum(n) FROM t WHERE n > 1";
         table.replace(vec![rows(&[1, 2]), rows(&[3])]).unwrap();
         let found = context.sql(count).await.unwrap().collect().await.unwrap();
@@ -429,11 +356,10 @@ mod tests {
     async fn the_table_is_registered_under_the_query_name() {
         let registered = Arc::new(Mutex::new(Vec::new()));
         let names = Arc::clone(&registered);
-        let provider =
-            MemorySinkProvider::new(Arc::new(move |name: &str, _table: Arc<MemoryTable>| {
-                names.lock().unwrap().push(name.to_string());
-                Ok(())
-            }));
+        let provider = MemorySinkProvider::new(Arc::new(move |name: &str, _table: Arc<MemoryTable>| {
+            names.lock().unwrap().push(name.to_string());
+            Ok(())
+        }));
         let mut spec = SinkSpec {
             format: "memory".into(),
             path: None,
@@ -446,21 +372,13 @@ mod tests {
         provider.create(&spec).await.unwrap();
         assert_eq!(*registered.lock().unwrap(), vec!["delays"]);
         spec.name.clear();
-        assert_eq!(
-            provider.create(&spec).await.unwrap_err().kind(),
-            ErrorKind::InvalidQuery
-        );
+        assert_eq!(provider.create(&spec).await.unwrap_err().kind(), ErrorKind::InvalidQuery);
     }
 
     #[test]
     fn rows_of_another_shape_are_refused() {
         let table = MemoryTable::new(rows(&[]).schema());
-        let text =
-            RecordBatch::try_from_iter([("n", Arc::new(StringArray::from(vec!["1"])) as ArrayRef)])
-                .unwrap();
-        assert_eq!(
-            table.replace(vec![text]).unwrap_err().kind(),
-            ErrorKind::DataInvalid
-        );
+        let text = RecordBatch::try_from_iter([("n", Arc::new(StringArray::from(vec!["1"])) as ArrayRef)]).unwrap();
+        assert_eq!(table.replace(vec![text]).unwrap_err().kind(), ErrorKind::DataInvalid);
     }
 }

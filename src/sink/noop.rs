@@ -46,14 +46,8 @@ impl Sink for NoopSink {
     }
 
     async fn prepare(&self, batch: SinkBatch) -> Result<Prepared> {
-        let rows = read_partitions(batch.partitions, count)
-            .await?
-            .into_iter()
-            .sum();
-        Ok(Prepared {
-            token: Value::Null,
-            rows,
-        })
+        let rows = read_partitions(batch.partitions, count).await?.into_iter().sum();
+        Ok(Prepared { token: Value::Null, rows })
     }
 
     async fn publish(&self, _batch_id: i64, _token: &Value) -> Result<()> {
@@ -78,61 +72,30 @@ mod tests {
     use crate::error::{Error, ErrorKind};
 
     fn partition(items: Vec<Result<i64>>) -> SendableRecordBatchStream {
-        let rows = |n: i64| {
-            RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![n])) as ArrayRef)])
-                .unwrap()
-        };
+        let rows =
+            |n: i64| RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![n])) as ArrayRef)]).unwrap();
         let schema = rows(0).schema();
-        let items: Vec<_> = items
-            .into_iter()
-            .map(|item| item.map(rows).map_err(DataFusionError::from))
-            .collect();
-        Box::pin(RecordBatchStreamAdapter::new(
-            schema,
-            futures::stream::iter(items),
-        ))
+        let items: Vec<_> = items.into_iter().map(|item| item.map(rows).map_err(DataFusionError::from)).collect();
+        Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(items)))
     }
 
     fn batch(partitions: Vec<SendableRecordBatchStream>) -> SinkBatch {
-        SinkBatch {
-            batch_id: 0,
-            run: 0,
-            mode: OutputMode::Complete,
-            schema: partitions[0].schema(),
-            partitions,
-        }
+        SinkBatch { batch_id: 0, run: 0, mode: OutputMode::Complete, schema: partitions[0].schema(), partitions }
     }
 
     #[tokio::test]
     async fn every_row_of_every_partition_is_counted() {
         let two = batch(vec![partition(vec![Ok(1), Ok(2)]), partition(vec![Ok(3)])]);
         assert_eq!(NoopSink.prepare(two).await.unwrap().rows, 3);
-        assert_eq!(
-            NoopSink
-                .prepare(batch(vec![partition(vec![Ok(1)])]))
-                .await
-                .unwrap()
-                .rows,
-            1
-        );
+        assert_eq!(NoopSink.prepare(batch(vec![partition(vec![Ok(1)])])).await.unwrap().rows, 1);
     }
 
     #[tokio::test]
     async fn an_error_of_any_partition_is_kept() {
         for at in 0..2 {
             let mut partitions = vec![partition(vec![Ok(1)])];
-            partitions.insert(
-                at,
-                partition(vec![Ok(1), Err(Error::data_invalid("row 2"))]),
-            );
-            assert_eq!(
-                NoopSink
-                    .prepare(batch(partitions))
-                    .await
-                    .unwrap_err()
-                    .kind(),
-                ErrorKind::DataInvalid
-            );
+            partitions.insert(at, partition(vec![Ok(1), Err(Error::data_invalid("row 2"))]));
+            assert_eq!(NoopSink.prepare(batch(partitions)).await.unwrap_err().kind(), ErrorKind::DataInvalid);
         }
     }
 }

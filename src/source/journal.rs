@@ -45,13 +45,7 @@ pub struct Journal {
 
 impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Journal[{}: {}..{}]",
-            self.location(),
-            self.first.load(Ordering::SeqCst),
-            self.end()
-        )
+        write!(f, "Journal[{}: {}..{}]", self.location(), self.first.load(Ordering::SeqCst), self.end())
     }
 }
 
@@ -62,12 +56,7 @@ impl Journal {
     /// `CheckpointCorrupt` where an entry between the oldest and the newest is missing; `Unavailable` where the
     /// store cannot be listed.
     pub async fn open(store: Arc<dyn DurableStore>) -> Result<Self> {
-        let mut positions: Vec<u64> = store
-            .list("")
-            .await?
-            .iter()
-            .filter_map(|name| position_of(name))
-            .collect();
+        let mut positions: Vec<u64> = store.list("").await?.iter().filter_map(|name| position_of(name)).collect();
         positions.sort_unstable();
         for pair in positions.windows(2) {
             if pair[1] != pair[0] + 1 {
@@ -110,10 +99,7 @@ impl Journal {
         {
             return Err(Error::new(
                 ErrorKind::Fenced,
-                format!(
-                    "{}: another run writes this journal; stop one of the two",
-                    path(self.store.as_ref(), &name)
-                ),
+                format!("{}: another run writes this journal; stop one of the two", path(self.store.as_ref(), &name)),
             ));
         }
         self.end.store(position + 1, Ordering::SeqCst);
@@ -206,17 +192,10 @@ pub(super) fn projected_schema(schema: &SchemaRef, context: &ReadContext) -> Res
 
 /// Returns the names of the columns, for messages.
 pub(super) fn column_names(schema: &SchemaRef) -> Vec<String> {
-    schema
-        .fields()
-        .iter()
-        .map(|field| format!("{} {}", field.name(), field.data_type()))
-        .collect()
+    schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect()
 }
 
-fn pieces(
-    batches: Vec<RecordBatch>,
-    context: &ReadContext,
-) -> Result<Vec<RecordBatch>, ArrowError> {
+fn pieces(batches: Vec<RecordBatch>, context: &ReadContext) -> Result<Vec<RecordBatch>, ArrowError> {
     let size = context.batch_size.max(1);
     let mut pieces = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -236,14 +215,10 @@ fn pieces(
 
 fn encode(batches: &[RecordBatch]) -> Result<Bytes> {
     let Some(head) = batches.first() else {
-        return Err(Error::internal(
-            "a journal entry needs at least one record batch",
-        ));
+        return Err(Error::internal("a journal entry needs at least one record batch"));
     };
-    let options =
-        IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer =
-        StreamWriter::try_new_with_options(Vec::new(), head.schema().as_ref(), options)?;
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), head.schema().as_ref(), options)?;
     for batch in batches {
         writer.write(batch)?;
     }
@@ -261,11 +236,7 @@ fn name_of(position: u64) -> String {
 /// The position a name stands for; `None` for the names of strangers and of files half written.
 fn position_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(EXTENSION)?;
-    if digits.len() == NAME_DIGITS && digits.bytes().all(|b| b.is_ascii_digit()) {
-        digits.parse().ok()
-    } else {
-        None
-    }
+    if digits.len() == NAME_DIGITS && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
 fn path(store: &dyn DurableStore, name: &str) -> String {
@@ -288,8 +259,7 @@ mod tests {
     use crate::storage::LocalStore;
 
     fn batch(values: &[i64]) -> RecordBatch {
-        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef)])
-            .unwrap()
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef)]).unwrap()
     }
 
     fn store(dir: &tempfile::TempDir) -> Arc<dyn DurableStore> {
@@ -300,21 +270,12 @@ mod tests {
     async fn entries_and_positions_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(store(&dir)).await.unwrap();
-        assert_eq!(
-            journal
-                .append(&[batch(&[1, 2]), batch(&[3])])
-                .await
-                .unwrap(),
-            0
-        );
+        assert_eq!(journal.append(&[batch(&[1, 2]), batch(&[3])]).await.unwrap(), 0);
         assert_eq!(journal.append(&[batch(&[4])]).await.unwrap(), 1);
 
         let again = Journal::open(store(&dir)).await.unwrap();
         assert_eq!(again.end(), 2);
-        assert_eq!(
-            again.read(0).await.unwrap(),
-            vec![batch(&[1, 2]), batch(&[3])]
-        );
+        assert_eq!(again.read(0).await.unwrap(), vec![batch(&[1, 2]), batch(&[3])]);
         assert_eq!(again.append(&[batch(&[5])]).await.unwrap(), 2);
     }
 
@@ -326,10 +287,7 @@ mod tests {
             journal.append(&[batch(&[n])]).await.unwrap();
         }
         journal.truncate_before(3).await.unwrap();
-        assert_eq!(
-            journal.read(1).await.unwrap_err().kind(),
-            ErrorKind::CheckpointCorrupt
-        );
+        assert_eq!(journal.read(1).await.unwrap_err().kind(), ErrorKind::CheckpointCorrupt);
         assert_eq!(Journal::open(store(&dir)).await.unwrap().end(), 3);
     }
 
@@ -351,10 +309,7 @@ mod tests {
         assert!(error.to_string().contains(&name_of(2)), "{error}");
 
         std::fs::remove_file(dir.path().join(name_of(1))).unwrap();
-        for error in [
-            journal.read(1).await.unwrap_err(),
-            Journal::open(store(&dir)).await.unwrap_err(),
-        ] {
+        for error in [journal.read(1).await.unwrap_err(), Journal::open(store(&dir)).await.unwrap_err()] {
             assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
             assert!(error.to_string().contains(&name_of(1)), "{error}");
         }
@@ -366,10 +321,7 @@ mod tests {
         let ours = Journal::open(store(&dir)).await.unwrap();
         let other = Journal::open(store(&dir)).await.unwrap();
         ours.append(&[batch(&[1])]).await.unwrap();
-        assert_eq!(
-            other.append(&[batch(&[2])]).await.unwrap_err().kind(),
-            ErrorKind::Fenced
-        );
+        assert_eq!(other.append(&[batch(&[2])]).await.unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(other.append(&[batch(&[1])]).await.unwrap(), 0);
     }
 
@@ -379,17 +331,11 @@ mod tests {
         let journal = Arc::new(Journal::open(store(&dir)).await.unwrap());
         let rows = batch(&[1, 2, 3]);
         let position = journal.append(std::slice::from_ref(&rows)).await.unwrap();
-        let context = ReadContext {
-            projection: Some(vec![]),
-            batch_size: 2,
-            malformed_rows: Arc::new(Default::default()),
-        };
+        let context =
+            ReadContext { projection: Some(vec![]), batch_size: 2, malformed_rows: Arc::new(Default::default()) };
         let stream = journal.stream(position, rows.schema(), context).unwrap();
-        let sizes: Vec<(usize, usize)> = stream
-            .map_ok(|b| (b.num_columns(), b.num_rows()))
-            .try_collect()
-            .await
-            .unwrap();
+        let sizes: Vec<(usize, usize)> =
+            stream.map_ok(|b| (b.num_columns(), b.num_rows())).try_collect().await.unwrap();
         assert_eq!(sizes, vec![(0, 2), (0, 1)]);
     }
 }

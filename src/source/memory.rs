@@ -25,8 +25,7 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use crate::source::journal::{Journal, column_names, stream_of};
 use crate::source::{
-    Guarantee, Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider,
-    SourceSpec, Split,
+    Guarantee, Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
 };
 
 const OPTIONS: &[&str] = &["maxBatchesPerTrigger"];
@@ -80,9 +79,7 @@ impl MemoryStream {
             total: watch::Sender::new(0),
             journals: Mutex::new(HashMap::new()),
         };
-        Self {
-            pushed: Arc::new(pushed),
-        }
+        Self { pushed: Arc::new(pushed) }
     }
 
     /// Returns the schema of the rows.
@@ -107,11 +104,7 @@ impl MemoryStream {
 fn of_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let found = batch.schema();
     let names_match = found.fields().len() == schema.fields().len()
-        && found
-            .fields()
-            .iter()
-            .zip(schema.fields())
-            .all(|(a, b)| a.name() == b.name());
+        && found.fields().iter().zip(schema.fields()).all(|(a, b)| a.name() == b.name());
     let refused = |reason: &str| {
         Error::data_invalid(format!(
             "memory stream: the pushed batch has columns {:?}, expected {:?}{reason}; push batches of the stream's \
@@ -134,16 +127,11 @@ impl Pushed {
     }
 
     fn get(&self, position: u64) -> Option<RecordBatch> {
-        locked(&self.batches)
-            .get(usize::try_from(position).ok()?)
-            .cloned()
+        locked(&self.batches).get(usize::try_from(position).ok()?).cloned()
     }
 
     fn taken(&self, location: &str) -> Taken {
-        locked(&self.journals)
-            .get(location)
-            .copied()
-            .unwrap_or_default()
+        locked(&self.journals).get(location).copied().unwrap_or_default()
     }
 }
 
@@ -207,9 +195,7 @@ fn offset_of(batches: u64) -> Offset {
 }
 
 fn batches_of(offset: Option<&Offset>) -> Result<u64> {
-    offset.map_or(Ok(0), |offset| {
-        Ok(parse_offset::<MemoryOffset>("memory source", offset)?.batches)
-    })
+    offset.map_or(Ok(0), |offset| Ok(parse_offset::<MemoryOffset>("memory source", offset)?.batches))
 }
 
 impl MemorySource {
@@ -233,10 +219,7 @@ impl MemorySource {
         let mut taken = self.pushed.taken(&location);
         while let Some(batch) = self.pushed.get(taken.batches) {
             journal.append(&[batch]).await?;
-            taken = Taken {
-                batches: taken.batches + 1,
-                journal_end: journal.end(),
-            };
+            taken = Taken { batches: taken.batches + 1, journal_end: journal.end() };
             locked(&self.pushed.journals).insert(location.clone(), taken);
         }
         Ok(())
@@ -258,28 +241,15 @@ impl MemorySource {
         {
             batches += 1; // an append that was cut off after it was durable and before it was counted
         }
-        locked(&self.pushed.journals).insert(
-            location,
-            Taken {
-                batches,
-                journal_end: end,
-            },
-        );
+        locked(&self.pushed.journals).insert(location, Taken { batches, journal_end: end });
         Ok(())
     }
 
     fn splits(&self, start: u64, end: u64) -> Vec<Split> {
         (start..end)
             .map(|batch| {
-                let rows = if self.pushed.journaled {
-                    None
-                } else {
-                    self.pushed.get(batch)
-                };
-                Split {
-                    description: json!({"batch": batch}),
-                    weight: rows.map_or(1, |b| b.num_rows().max(1) as u64),
-                }
+                let rows = if self.pushed.journaled { None } else { self.pushed.get(batch) };
+                Split { description: json!({"batch": batch}), weight: rows.map_or(1, |b| b.num_rows().max(1) as u64) }
             })
             .collect()
     }
@@ -300,22 +270,12 @@ impl Source for MemorySource {
     }
 
     fn description(&self) -> String {
-        let names: Vec<&str> = self
-            .pushed
-            .schema
-            .fields()
-            .iter()
-            .map(|f| f.name().as_str())
-            .collect();
+        let names: Vec<&str> = self.pushed.schema.fields().iter().map(|f| f.name().as_str()).collect();
         format!("MemoryStream[{}]", names.join(","))
     }
 
     fn guarantee(&self) -> Guarantee {
-        if self.pushed.journaled {
-            Guarantee::Journaled
-        } else {
-            Guarantee::Replayable
-        }
+        if self.pushed.journaled { Guarantee::Journaled } else { Guarantee::Replayable }
     }
 
     async fn open(&self, context: SourceContext) -> Result<()> {
@@ -359,10 +319,7 @@ impl Source for MemorySource {
         if end <= start {
             return Ok(None);
         }
-        Ok(Some(Planned {
-            end: offset_of(end),
-            splits: self.splits(start, end),
-        }))
+        Ok(Some(Planned { end: offset_of(end), splits: self.splits(start, end) }))
     }
 
     async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
@@ -392,10 +349,7 @@ impl Source for MemorySource {
     }
 
     async fn latest(&self) -> Result<Option<Offset>> {
-        Ok(Some(offset_of(self.journal().map_or_else(
-            || self.pushed.len(),
-            |journal| journal.end(),
-        ))))
+        Ok(Some(offset_of(self.journal().map_or_else(|| self.pushed.len(), |journal| journal.end()))))
     }
 
     async fn changed(&self) {
@@ -406,12 +360,7 @@ impl Source for MemorySource {
             Some(journal) => self.pushed.taken(&journal.location()).batches,
         };
         // The sender lives as long as this source, so that the wait cannot fail.
-        let _ = self
-            .pushed
-            .total
-            .subscribe()
-            .wait_for(|total| *total > wanted)
-            .await;
+        let _ = self.pushed.total.subscribe().wait_for(|total| *total > wanted).await;
     }
 }
 
@@ -436,17 +385,15 @@ pub(super) fn parse_offset<T: DeserializeOwned>(what: &str, offset: &Offset) -> 
 
 /// Checks the declared columns of a source whose columns are given: none, or just those.
 pub(super) fn check_declared(spec: &SourceSpec, given: &SchemaRef) -> Result<()> {
-    let Some(declared) = spec
-        .schema
-        .as_ref()
-        .filter(|schema| !schema.fields().is_empty())
-    else {
+    let Some(declared) = spec.schema.as_ref().filter(|schema| !schema.fields().is_empty()) else {
         return Ok(());
     };
     let equal = declared.fields().len() == given.fields().len()
-        && declared.fields().iter().zip(given.fields()).all(|(a, b)| {
-            a.name().eq_ignore_ascii_case(b.name()) && a.data_type().equals_datatype(b.data_type())
-        });
+        && declared
+            .fields()
+            .iter()
+            .zip(given.fields())
+            .all(|(a, b)| a.name().eq_ignore_ascii_case(b.name()) && a.data_type().equals_datatype(b.data_type()));
     if equal {
         return Ok(());
     }
@@ -470,40 +417,23 @@ mod tests {
     use crate::storage::LocalStore;
 
     fn batch(n: i64) -> RecordBatch {
-        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![n])) as ArrayRef)])
-            .unwrap()
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![n])) as ArrayRef)]).unwrap()
     }
 
     async fn reader(stream: &MemoryStream, options: &[(&str, &str)]) -> Arc<dyn Source> {
         let options: Options = options.iter().copied().collect();
         let clock = Arc::new(ManualClock::new(0));
-        stream
-            .create(&SourceSpec {
-                format: "memory".into(),
-                schema: None,
-                path: None,
-                options,
-                clock,
-            })
-            .await
-            .unwrap()
+        stream.create(&SourceSpec { format: "memory".into(), schema: None, path: None, options, clock }).await.unwrap()
     }
 
     fn context(dir: &tempfile::TempDir, history: Vec<Offset>) -> SourceContext {
-        SourceContext {
-            journal: Arc::new(LocalStore::new(dir.path())),
-            history,
-        }
+        SourceContext { journal: Arc::new(LocalStore::new(dir.path())), history }
     }
 
     async fn rows(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<RecordBatch> {
         let mut rows = Vec::new();
         for split in splits {
-            let context = ReadContext {
-                projection: None,
-                batch_size: 8192,
-                malformed_rows: Arc::default(),
-            };
+            let context = ReadContext { projection: None, batch_size: 8192, malformed_rows: Arc::default() };
             let stream = source.read(split, context).unwrap();
             rows.extend(stream.try_collect::<Vec<_>>().await.unwrap());
         }
@@ -517,42 +447,14 @@ mod tests {
             stream.push(batch(n)).unwrap();
         }
         let limited = reader(&stream, &[("maxBatchesPerTrigger", "2")]).await;
-        let first = limited
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let first = limited.plan(None, ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(first.end, json!({"v": 1, "batches": 2}));
-        assert_eq!(
-            rows(&limited, &first.splits).await,
-            vec![batch(0), batch(1)]
-        );
-        assert_eq!(
-            limited.replay(None, &first.end).await.unwrap(),
-            first.splits
-        );
+        assert_eq!(rows(&limited, &first.splits).await, vec![batch(0), batch(1)]);
+        assert_eq!(limited.replay(None, &first.end).await.unwrap(), first.splits);
 
         let other = reader(&stream, &[]).await;
-        assert_eq!(
-            other
-                .plan(None, ReadLimit::Options)
-                .await
-                .unwrap()
-                .unwrap()
-                .splits
-                .len(),
-            3
-        );
-        assert_eq!(
-            limited
-                .plan(None, ReadLimit::All)
-                .await
-                .unwrap()
-                .unwrap()
-                .splits
-                .len(),
-            3
-        );
+        assert_eq!(other.plan(None, ReadLimit::Options).await.unwrap().unwrap().splits.len(), 3);
+        assert_eq!(limited.plan(None, ReadLimit::All).await.unwrap().unwrap().splits.len(), 3);
     }
 
     #[tokio::test]
@@ -562,19 +464,9 @@ mod tests {
         let source = reader(&stream, &[]).await;
         source.fix_end().await.unwrap();
         stream.push(batch(1)).unwrap();
-        let planned = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(planned.end, offset_of(1));
-        assert_eq!(
-            source
-                .plan(Some(&planned.end), ReadLimit::Options)
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(source.plan(Some(&planned.end), ReadLimit::Options).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -591,20 +483,10 @@ mod tests {
     #[test]
     fn a_batch_of_another_shape_is_refused() {
         let stream = MemoryStream::new(batch(0).schema());
-        let text =
-            RecordBatch::try_from_iter([("n", Arc::new(StringArray::from(vec!["1"])) as ArrayRef)])
-                .unwrap();
-        assert_eq!(
-            stream.push(text).unwrap_err().kind(),
-            ErrorKind::DataInvalid
-        );
-        let renamed =
-            RecordBatch::try_from_iter([("m", Arc::new(Int64Array::from(vec![1])) as ArrayRef)])
-                .unwrap();
-        assert_eq!(
-            stream.push(renamed).unwrap_err().kind(),
-            ErrorKind::DataInvalid
-        );
+        let text = RecordBatch::try_from_iter([("n", Arc::new(StringArray::from(vec!["1"])) as ArrayRef)]).unwrap();
+        assert_eq!(stream.push(text).unwrap_err().kind(), ErrorKind::DataInvalid);
+        let renamed = RecordBatch::try_from_iter([("m", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+        assert_eq!(stream.push(renamed).unwrap_err().kind(), ErrorKind::DataInvalid);
         assert_eq!(stream.pushed.len(), 0);
     }
 
@@ -612,10 +494,7 @@ mod tests {
     async fn rows_that_are_gone_with_the_process_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let source = reader(&MemoryStream::new(batch(0).schema()), &[]).await;
-        let error = source
-            .open(context(&dir, vec![offset_of(2)]))
-            .await
-            .unwrap_err();
+        let error = source.open(context(&dir, vec![offset_of(2)])).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CheckpointIncompatible);
     }
 
@@ -626,41 +505,23 @@ mod tests {
         stream.push(batch(0)).unwrap();
         let source = reader(&stream, &[]).await;
         source.open(context(&dir, vec![])).await.unwrap();
-        let first = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let first = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
 
         // The same process starts the query again: what was journaled is not journaled again.
         stream.push(batch(1)).unwrap();
         let source = reader(&stream, &[]).await;
-        source
-            .open(context(&dir, vec![first.end.clone()]))
-            .await
-            .unwrap();
-        let second = source
-            .plan(Some(&first.end), ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        source.open(context(&dir, vec![first.end.clone()])).await.unwrap();
+        let second = source.plan(Some(&first.end), ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(second.end, offset_of(2));
 
         // Another process: its own batches come after those of the first.
         let stream = MemoryStream::journaled(batch(0).schema());
         stream.push(batch(2)).unwrap();
         let source = reader(&stream, &[]).await;
-        source
-            .open(context(&dir, vec![first.end.clone(), second.end.clone()]))
-            .await
-            .unwrap();
+        source.open(context(&dir, vec![first.end.clone(), second.end.clone()])).await.unwrap();
         let replayed = source.replay(Some(&first.end), &second.end).await.unwrap();
         assert_eq!(rows(&source, &replayed).await, vec![batch(1)]);
-        let third = source
-            .plan(Some(&second.end), ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let third = source.plan(Some(&second.end), ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(rows(&source, &third.splits).await, vec![batch(2)]);
     }
 
@@ -674,23 +535,11 @@ mod tests {
         source.plan(None, ReadLimit::Options).await.unwrap();
         stream.push(batch(7)).unwrap();
         // As if `fill` had been dropped between the append and the count.
-        Journal::open(Arc::new(LocalStore::new(dir.path())))
-            .await
-            .unwrap()
-            .append(&[batch(7)])
-            .await
-            .unwrap();
+        Journal::open(Arc::new(LocalStore::new(dir.path()))).await.unwrap().append(&[batch(7)]).await.unwrap();
 
         let source = reader(&stream, &[]).await;
         source.open(context(&dir, vec![])).await.unwrap();
-        let planned = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            rows(&source, &planned.splits).await,
-            vec![batch(7), batch(7)]
-        );
+        let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
+        assert_eq!(rows(&source, &planned.splits).await, vec![batch(7), batch(7)]);
     }
 }

@@ -10,9 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
-};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
@@ -27,8 +25,7 @@ use crate::options::{Options, bad_value};
 use crate::source::journal::projected_schema;
 use crate::source::memory::{check_declared, locked, parse_offset};
 use crate::source::{
-    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec,
-    Split,
+    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
 };
 
 const OPTIONS: &[&str] = &["rowsPerSecond", "rampUpTime", "numPartitions"];
@@ -86,14 +83,10 @@ impl Rate {
     /// While the speed grows, each second has a fixed step more rows than the one before; the step is rounded down.
     fn rows_until(&self, seconds: i64) -> i64 {
         let seconds = i128::from(seconds.max(0));
-        let (full, ramp) = (
-            i128::from(self.rows_per_second),
-            i128::from(self.ramp_up_seconds),
-        );
+        let (full, ramp) = (i128::from(self.rows_per_second), i128::from(self.ramp_up_seconds));
         let slow = seconds.min(ramp);
         let step = full / (ramp + 1);
-        let rows =
-            (step * slow * (slow + 1) / 2).saturating_add((seconds - slow).saturating_mul(full));
+        let rows = (step * slow * (slow + 1) / 2).saturating_add((seconds - slow).saturating_mul(full));
         i64::try_from(rows).unwrap_or(i64::MAX)
     }
 }
@@ -102,17 +95,11 @@ impl Rate {
 fn whole_seconds(name: &str, text: &str) -> Result<u64> {
     let refused = || bad_value(name, text, "a duration such as 5s, 2m or 1h");
     let trimmed = text.trim();
-    let digits = trimmed
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(trimmed.len());
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let number: u64 = trimmed[..digits].parse().map_err(|_| refused())?;
     // More than a century: later arithmetic need not fear an overflow.
     let limit = |seconds: u64| {
-        if seconds > 1 << 32 {
-            Err(refused())
-        } else {
-            Ok(seconds)
-        }
+        if seconds > 1 << 32 { Err(refused()) } else { Ok(seconds) }
     };
     match trimmed[digits..].trim().to_lowercase().as_str() {
         "us" => limit(number / 1_000_000),
@@ -176,10 +163,7 @@ impl RateSource {
     }
 
     fn splits(&self, from_seconds: i64, end: RateOffset) -> Vec<Split> {
-        let (first, last) = (
-            self.rate.rows_until(from_seconds),
-            self.rate.rows_until(end.seconds),
-        );
+        let (first, last) = (self.rate.rows_until(from_seconds), self.rate.rows_until(end.seconds));
         shares(first, last, self.rate.partitions)
             .map(|(first, last)| Split {
                 description: json!({
@@ -198,11 +182,7 @@ impl Source for RateSource {
     }
 
     fn description(&self) -> String {
-        let Rate {
-            rows_per_second,
-            ramp_up_seconds,
-            partitions,
-        } = self.rate;
+        let Rate { rows_per_second, ramp_up_seconds, partitions } = self.rate;
         format!(
             "RateSource[rowsPerSecond={rows_per_second}, rampUpTime={ramp_up_seconds}s, numPartitions={partitions}]"
         )
@@ -227,15 +207,9 @@ impl Source for RateSource {
     async fn plan(&self, start: Option<&Offset>, _limit: ReadLimit) -> Result<Option<Planned>> {
         let start = match start {
             Some(start) => parse(start)?,
-            None => RateOffset {
-                seconds: 0,
-                start_ms: self.start_ms(),
-            },
+            None => RateOffset { seconds: 0, start_ms: self.start_ms() },
         };
-        let end = RateOffset {
-            seconds: self.seconds_over(start.start_ms),
-            ..start
-        };
+        let end = RateOffset { seconds: self.seconds_over(start.start_ms), ..start };
         if end.seconds <= start.seconds {
             return Ok(None);
         }
@@ -243,17 +217,11 @@ impl Source for RateSource {
         if splits.is_empty() {
             return Ok(None); // seconds without rows: the first of a slow ramp
         }
-        Ok(Some(Planned {
-            end: offset_of(end.seconds, end.start_ms),
-            splits,
-        }))
+        Ok(Some(Planned { end: offset_of(end.seconds, end.start_ms), splits }))
     }
 
     async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
-        let from_seconds = start
-            .map(parse)
-            .transpose()?
-            .map_or(0, |start| start.seconds);
+        let from_seconds = start.map(parse).transpose()?.map_or(0, |start| start.seconds);
         Ok(self.splits(from_seconds, parse(end)?))
     }
 
@@ -268,10 +236,7 @@ impl Source for RateSource {
             columns: Columns::of(&context)?,
         };
         let schema = Arc::clone(&rows.columns.schema);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            schema,
-            futures::stream::iter(rows),
-        )))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(rows))))
     }
 
     async fn commit(&self, _end: &Offset) -> Result<()> {
@@ -302,11 +267,7 @@ impl Iterator for RateRows {
         if self.next >= self.split.end {
             return None;
         }
-        let values = self.next
-            ..self
-                .split
-                .end
-                .min(self.next.saturating_add(rows_at_once(self.size)));
+        let values = self.next..self.split.end.min(self.next.saturating_add(rows_at_once(self.size)));
         self.next = values.end;
         let mut times = Vec::new();
         if self.columns.timestamp {
@@ -316,12 +277,7 @@ impl Iterator for RateRows {
                     self.second += 1;
                     (low, high) = self.bounds();
                 }
-                times.push(timestamp_us(
-                    self.split.start_ms,
-                    self.second,
-                    value - low,
-                    high - low,
-                ));
+                times.push(timestamp_us(self.split.start_ms, self.second, value - low, high - low));
             }
         }
         Some(self.columns.batch(times, values))
@@ -331,10 +287,7 @@ impl Iterator for RateRows {
 impl RateRows {
     /// The values that `second` begins and ends with.
     fn bounds(&self) -> (i64, i64) {
-        (
-            self.rate.rows_until(self.second),
-            self.rate.rows_until(self.second + 1),
-        )
+        (self.rate.rows_until(self.second), self.rate.rows_until(self.second + 1))
     }
 }
 
@@ -348,11 +301,7 @@ fn timestamp_us(start_ms: i64, second: i64, index: i64, rows: i64) -> i64 {
 /// Returns the columns that both rate sources give: `timestamp` and `value`.
 pub(super) fn rate_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
-        Field::new(
-            "timestamp",
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            true,
-        ),
+        Field::new("timestamp", DataType::Timestamp(TimeUnit::Microsecond, None), true),
         Field::new("value", DataType::Int64, true),
     ]))
 }
@@ -363,9 +312,7 @@ pub(super) fn shares(first: i64, end: i64, parts: u64) -> impl Iterator<Item = (
     let parts = parts.clamp(1, rows.max(1));
     let (each, more) = (rows / parts, rows % parts);
     let bound = move |part: u64| first.saturating_add_unsigned(part * each + part.min(more));
-    (0..parts)
-        .map(move |part| (bound(part), bound(part + 1)))
-        .filter(|(first, end)| first < end)
+    (0..parts).map(move |part| (bound(part), bound(part + 1))).filter(|(first, end)| first < end)
 }
 
 /// Returns how many rows a record batch gets.
@@ -387,24 +334,13 @@ impl Columns {
     pub(super) fn of(context: &ReadContext) -> Result<Self> {
         let schema = projected_schema(&rate_schema(), context)?;
         let indices = context.projection.clone().unwrap_or_else(|| vec![0, 1]);
-        Ok(Self {
-            schema,
-            timestamp: indices.contains(&0),
-            indices,
-        })
+        Ok(Self { schema, timestamp: indices.contains(&0), indices })
     }
 
     /// Makes a batch of `values`; `times` may be empty where they are not wanted.
-    pub(super) fn batch(
-        &self,
-        times: Vec<i64>,
-        values: std::ops::Range<i64>,
-    ) -> Result<RecordBatch, DataFusionError> {
-        let rows = usize::try_from(values.end - values.start).map_err(|_| {
-            DataFusionError::from(Error::internal(
-                "rate source: a batch that ends before it begins",
-            ))
-        })?;
+    pub(super) fn batch(&self, times: Vec<i64>, values: std::ops::Range<i64>) -> Result<RecordBatch, DataFusionError> {
+        let rows = usize::try_from(values.end - values.start)
+            .map_err(|_| DataFusionError::from(Error::internal("rate source: a batch that ends before it begins")))?;
         let times = TimestampMicrosecondArray::from(times);
         let arrays = self.indices.iter().map(|index| match index {
             0 => Arc::new(times.clone()) as ArrayRef,
@@ -428,28 +364,12 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::storage::LocalStore;
 
-    async fn source(
-        clock: &Arc<ManualClock>,
-        options: &[(&str, &str)],
-        history: Vec<Offset>,
-    ) -> Arc<dyn Source> {
+    async fn source(clock: &Arc<ManualClock>, options: &[(&str, &str)], history: Vec<Offset>) -> Arc<dyn Source> {
         let options: Options = options.iter().copied().collect();
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
-        let spec = SourceSpec {
-            format: "rate".into(),
-            schema: None,
-            path: None,
-            options,
-            clock,
-        };
+        let spec = SourceSpec { format: "rate".into(), schema: None, path: None, options, clock };
         let source = RateSourceProvider.create(&spec).await.unwrap();
-        source
-            .open(SourceContext {
-                journal: Arc::new(LocalStore::new(std::env::temp_dir())),
-                history,
-            })
-            .await
-            .unwrap();
+        source.open(SourceContext { journal: Arc::new(LocalStore::new(std::env::temp_dir())), history }).await.unwrap();
         source
     }
 
@@ -457,28 +377,11 @@ mod tests {
     async fn rows(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<(i64, i64)> {
         let mut rows = Vec::new();
         for split in splits {
-            let context = ReadContext {
-                projection: None,
-                batch_size: 3,
-                malformed_rows: Arc::default(),
-            };
-            let batches: Vec<RecordBatch> = source
-                .read(split, context)
-                .unwrap()
-                .try_collect()
-                .await
-                .unwrap();
+            let context = ReadContext { projection: None, batch_size: 3, malformed_rows: Arc::default() };
+            let batches: Vec<RecordBatch> = source.read(split, context).unwrap().try_collect().await.unwrap();
             for batch in batches {
-                let times = batch
-                    .column(0)
-                    .as_primitive::<TimestampMicrosecondType>()
-                    .values()
-                    .to_vec();
-                let values = batch
-                    .column(1)
-                    .as_primitive::<Int64Type>()
-                    .values()
-                    .to_vec();
+                let times = batch.column(0).as_primitive::<TimestampMicrosecondType>().values().to_vec();
+                let values = batch.column(1).as_primitive::<Int64Type>().values().to_vec();
                 rows.extend(values.into_iter().zip(times));
             }
         }
@@ -492,76 +395,38 @@ mod tests {
         clock.set_ms(5_999);
         assert_eq!(source.plan(None, ReadLimit::Options).await.unwrap(), None);
         clock.set_ms(7_500);
-        let planned = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            planned.end,
-            json!({"v": 1, "seconds": 2, "start_ms": 5_000})
-        );
+        let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
+        assert_eq!(planned.end, json!({"v": 1, "seconds": 2, "start_ms": 5_000}));
         assert_eq!(
             rows(&source, &planned.splits).await,
-            vec![
-                (0, 5_000_000),
-                (1, 5_500_000),
-                (2, 6_000_000),
-                (3, 6_500_000)
-            ]
+            vec![(0, 5_000_000), (1, 5_500_000), (2, 6_000_000), (3, 6_500_000)]
         );
         clock.set_ms(4_000);
-        assert_eq!(
-            source
-                .plan(Some(&planned.end), ReadLimit::Options)
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(source.plan(Some(&planned.end), ReadLimit::Options).await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_restart_gives_the_same_rows_however_batches_are_cut() {
-        let options = [
-            ("rowsPerSecond", "7"),
-            ("rampUpTime", "2s"),
-            ("numPartitions", "3"),
-        ];
+        let options = [("rowsPerSecond", "7"), ("rampUpTime", "2s"), ("numPartitions", "3")];
         let clock = Arc::new(ManualClock::new(1_000));
         let whole = source(&clock, &options, vec![]).await;
         clock.advance_ms(6_000);
         let planned = whole.plan(None, ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(planned.splits.len(), 3);
         let expected = rows(&whole, &planned.splits).await;
-        assert_eq!(
-            expected.iter().map(|(value, _)| *value).collect::<Vec<_>>(),
-            (0..34).collect::<Vec<i64>>()
-        );
+        assert_eq!(expected.iter().map(|(value, _)| *value).collect::<Vec<_>>(), (0..34).collect::<Vec<i64>>());
 
         let cut = offset_of(3, 1_000);
         let again = source(&clock, &options, vec![cut.clone(), planned.end.clone()]).await;
         let mut found = rows(&again, &again.replay(None, &cut).await.unwrap()).await;
-        found.extend(
-            rows(
-                &again,
-                &again.replay(Some(&cut), &planned.end).await.unwrap(),
-            )
-            .await,
-        );
+        found.extend(rows(&again, &again.replay(Some(&cut), &planned.end).await.unwrap()).await);
         assert_eq!(found, expected);
     }
 
     #[test]
     fn the_ramp_grows_by_steps() {
-        let rate = Rate {
-            rows_per_second: 10,
-            ramp_up_seconds: 4,
-            partitions: 1,
-        };
-        assert_eq!(
-            (0..7).map(|s| rate.rows_until(s)).collect::<Vec<_>>(),
-            vec![0, 2, 6, 12, 20, 30, 40]
-        );
+        let rate = Rate { rows_per_second: 10, ramp_up_seconds: 4, partitions: 1 };
+        assert_eq!((0..7).map(|s| rate.rows_until(s)).collect::<Vec<_>>(), vec![0, 2, 6, 12, 20, 30, 40]);
     }
 
     #[tokio::test]
@@ -571,34 +436,16 @@ mod tests {
         clock.set_ms(2_000);
         source.fix_end().await.unwrap();
         clock.set_ms(9_000);
-        let planned = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(planned.end, offset_of(2, 0));
-        assert_eq!(
-            source
-                .plan(Some(&planned.end), ReadLimit::Options)
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(source.plan(Some(&planned.end), ReadLimit::Options).await.unwrap(), None);
     }
 
     #[test]
     fn options_are_checked() {
-        for (name, value) in [
-            ("rowsPerSecond", "0"),
-            ("rampUpTime", "soon"),
-            ("rowPerSecond", "1"),
-        ] {
+        for (name, value) in [("rowsPerSecond", "0"), ("rampUpTime", "soon"), ("rowPerSecond", "1")] {
             let options: Options = [(name, value)].into_iter().collect();
-            assert_eq!(
-                Rate::of(&options).unwrap_err().kind(),
-                ErrorKind::InvalidOption,
-                "{name}={value}"
-            );
+            assert_eq!(Rate::of(&options).unwrap_err().kind(), ErrorKind::InvalidOption, "{name}={value}");
         }
         assert_eq!(whole_seconds("rampUpTime", "2 minutes").unwrap(), 120);
     }

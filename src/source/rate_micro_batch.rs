@@ -21,16 +21,10 @@ use crate::options::{Options, bad_value};
 use crate::source::memory::{check_declared, locked, parse_offset};
 use crate::source::rate::{Columns, rate_schema, rows_at_once, shares};
 use crate::source::{
-    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec,
-    Split,
+    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
 };
 
-const OPTIONS: &[&str] = &[
-    "rowsPerBatch",
-    "numPartitions",
-    "startTimestamp",
-    "advanceMillisPerBatch",
-];
+const OPTIONS: &[&str] = &["rowsPerBatch", "numPartitions", "startTimestamp", "advanceMillisPerBatch"];
 
 /// Makes rate-micro-batch sources.
 ///
@@ -49,10 +43,7 @@ impl SourceProvider for RateMicroBatchSourceProvider {
 
     async fn create(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>> {
         check_declared(spec, &rate_schema())?;
-        Ok(Arc::new(RateMicroBatchSource {
-            pace: Pace::of(&spec.options)?,
-            end: Mutex::new(End::Never),
-        }))
+        Ok(Arc::new(RateMicroBatchSource { pace: Pace::of(&spec.options)?, end: Mutex::new(End::Never) }))
     }
 }
 
@@ -73,18 +64,10 @@ impl Pace {
                 "rate-micro-batch source needs option 'rowsPerBatch', the number of rows of each micro-batch",
             ));
         };
-        let number = |name, default| {
-            options
-                .parsed::<i64>(name, "milliseconds")
-                .map(|ms| ms.unwrap_or(default))
-        };
+        let number = |name, default| options.parsed::<i64>(name, "milliseconds").map(|ms| ms.unwrap_or(default));
         let advance_ms = number("advanceMillisPerBatch", 1_000)?;
         if advance_ms < 0 {
-            return Err(bad_value(
-                "advanceMillisPerBatch",
-                &advance_ms.to_string(),
-                "milliseconds, none below zero",
-            ));
+            return Err(bad_value("advanceMillisPerBatch", &advance_ms.to_string(), "milliseconds, none below zero"));
         }
         Ok(Self {
             rows_per_batch: i64::try_from(rows)
@@ -148,10 +131,7 @@ impl RateMicroBatchSource {
     fn start_of(&self, start: Option<&Offset>) -> Result<MicroBatchOffset> {
         match start {
             Some(start) => MicroBatchOffset::parse(start),
-            None => Ok(MicroBatchOffset {
-                rows: 0,
-                timestamp_ms: self.pace.start_ms,
-            }),
+            None => Ok(MicroBatchOffset { rows: 0, timestamp_ms: self.pace.start_ms }),
         }
     }
 
@@ -172,12 +152,7 @@ impl Source for RateMicroBatchSource {
     }
 
     fn description(&self) -> String {
-        let Pace {
-            rows_per_batch,
-            partitions,
-            start_ms,
-            advance_ms,
-        } = self.pace;
+        let Pace { rows_per_batch, partitions, start_ms, advance_ms } = self.pace;
         format!(
             "RateMicroBatchSource[rowsPerBatch={rows_per_batch}, numPartitions={partitions}, \
              startTimestamp={start_ms}, advanceMillisPerBatch={advance_ms}]"
@@ -208,10 +183,7 @@ impl Source for RateMicroBatchSource {
                 End::At(_) | End::Never => {}
             }
         }
-        Ok(Some(Planned {
-            end: end.to_offset(),
-            splits: self.splits(start, end),
-        }))
+        Ok(Some(Planned { end: end.to_offset(), splits: self.splits(start, end) }))
     }
 
     async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
@@ -222,15 +194,8 @@ impl Source for RateMicroBatchSource {
         let split: MicroBatchSplit = serde_json::from_value(split.description.clone())?;
         let columns = Columns::of(&context)?;
         let schema = Arc::clone(&columns.schema);
-        let rows = MicroBatchRows {
-            split,
-            size: rows_at_once(context.batch_size),
-            columns,
-        };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            schema,
-            futures::stream::iter(rows),
-        )))
+        let rows = MicroBatchRows { split, size: rows_at_once(context.batch_size), columns };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(rows))))
     }
 
     async fn commit(&self, _end: &Offset) -> Result<()> {
@@ -252,17 +217,9 @@ impl Iterator for MicroBatchRows {
         if self.split.first >= self.split.end {
             return None;
         }
-        let values = self.split.first
-            ..self
-                .split
-                .end
-                .min(self.split.first.saturating_add(self.size));
+        let values = self.split.first..self.split.end.min(self.split.first.saturating_add(self.size));
         self.split.first = values.end;
-        let rows = if self.columns.timestamp {
-            usize::try_from(values.end - values.start).unwrap_or(0)
-        } else {
-            0
-        };
+        let rows = if self.columns.timestamp { usize::try_from(values.end - values.start).unwrap_or(0) } else { 0 };
         let times = vec![self.split.timestamp_ms.saturating_mul(1_000); rows];
         Some(self.columns.batch(times, values))
     }
@@ -271,9 +228,7 @@ impl Iterator for MicroBatchRows {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::AsArray;
-    use datafusion::arrow::datatypes::{
-        DataType, Field, Int64Type, Schema, TimestampMicrosecondType,
-    };
+    use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
     use futures::TryStreamExt;
 
     use super::*;
@@ -283,46 +238,19 @@ mod tests {
     fn spec(options: &[(&str, &str)]) -> SourceSpec {
         let options: Options = options.iter().copied().collect();
         let clock = Arc::new(ManualClock::new(0));
-        SourceSpec {
-            format: "rate-micro-batch".into(),
-            schema: None,
-            path: None,
-            options,
-            clock,
-        }
+        SourceSpec { format: "rate-micro-batch".into(), schema: None, path: None, options, clock }
     }
 
     /// Values and milliseconds.
     async fn rows(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<(i64, i64)> {
         let mut rows = Vec::new();
         for split in splits {
-            let context = ReadContext {
-                projection: None,
-                batch_size: 2,
-                malformed_rows: Arc::default(),
-            };
-            let batches: Vec<RecordBatch> = source
-                .read(split, context)
-                .unwrap()
-                .try_collect()
-                .await
-                .unwrap();
+            let context = ReadContext { projection: None, batch_size: 2, malformed_rows: Arc::default() };
+            let batches: Vec<RecordBatch> = source.read(split, context).unwrap().try_collect().await.unwrap();
             for batch in batches {
-                let times = batch
-                    .column(0)
-                    .as_primitive::<TimestampMicrosecondType>()
-                    .values()
-                    .to_vec();
-                let values = batch
-                    .column(1)
-                    .as_primitive::<Int64Type>()
-                    .values()
-                    .to_vec();
-                rows.extend(
-                    values
-                        .into_iter()
-                        .zip(times.into_iter().map(|us| us / 1_000)),
-                );
+                let times = batch.column(0).as_primitive::<TimestampMicrosecondType>().values().to_vec();
+                let values = batch.column(1).as_primitive::<Int64Type>().values().to_vec();
+                rows.extend(values.into_iter().zip(times.into_iter().map(|us| us / 1_000)));
             }
         }
         rows
@@ -330,126 +258,47 @@ mod tests {
 
     #[tokio::test]
     async fn batch_k_is_always_the_same_rows() {
-        let options = [
-            ("rowsPerBatch", "3"),
-            ("startTimestamp", "500"),
-            ("numPartitions", "2"),
-        ];
-        let source = RateMicroBatchSourceProvider
-            .create(&spec(&options))
-            .await
-            .unwrap();
-        let first = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
-        let second = source
-            .plan(Some(&first.end), ReadLimit::All)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            rows(&source, &first.splits).await,
-            vec![(0, 500), (1, 500), (2, 500)]
-        );
-        assert_eq!(
-            rows(&source, &second.splits).await,
-            vec![(3, 1_500), (4, 1_500), (5, 1_500)]
-        );
+        let options = [("rowsPerBatch", "3"), ("startTimestamp", "500"), ("numPartitions", "2")];
+        let source = RateMicroBatchSourceProvider.create(&spec(&options)).await.unwrap();
+        let first = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
+        let second = source.plan(Some(&first.end), ReadLimit::All).await.unwrap().unwrap();
+        assert_eq!(rows(&source, &first.splits).await, vec![(0, 500), (1, 500), (2, 500)]);
+        assert_eq!(rows(&source, &second.splits).await, vec![(3, 1_500), (4, 1_500), (5, 1_500)]);
 
-        let again = RateMicroBatchSourceProvider
-            .create(&spec(&options))
-            .await
-            .unwrap();
-        assert_eq!(
-            again.replay(Some(&first.end), &second.end).await.unwrap(),
-            second.splits
-        );
+        let again = RateMicroBatchSourceProvider.create(&spec(&options)).await.unwrap();
+        assert_eq!(again.replay(Some(&first.end), &second.end).await.unwrap(), second.splits);
     }
 
     #[tokio::test]
     async fn a_fixed_end_leaves_one_batch() {
-        let source = RateMicroBatchSourceProvider
-            .create(&spec(&[("rowsPerBatch", "2")]))
-            .await
-            .unwrap();
-        let first = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let source = RateMicroBatchSourceProvider.create(&spec(&[("rowsPerBatch", "2")])).await.unwrap();
+        let first = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
         source.fix_end().await.unwrap();
-        let second = source
-            .plan(Some(&first.end), ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            source
-                .plan(Some(&first.end), ReadLimit::Options)
-                .await
-                .unwrap()
-                .as_ref(),
-            Some(&second)
-        );
-        assert_eq!(
-            source
-                .plan(Some(&second.end), ReadLimit::Options)
-                .await
-                .unwrap(),
-            None
-        );
+        let second = source.plan(Some(&first.end), ReadLimit::Options).await.unwrap().unwrap();
+        assert_eq!(source.plan(Some(&first.end), ReadLimit::Options).await.unwrap().as_ref(), Some(&second));
+        assert_eq!(source.plan(Some(&second.end), ReadLimit::Options).await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_projection_without_columns_still_counts() {
-        let source = RateMicroBatchSourceProvider
-            .create(&spec(&[("rowsPerBatch", "5")]))
-            .await
-            .unwrap();
-        let planned = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
-        let context = ReadContext {
-            projection: Some(vec![]),
-            batch_size: 8,
-            malformed_rows: Arc::default(),
-        };
-        let batches: Vec<RecordBatch> = source
-            .read(&planned.splits[0], context)
-            .unwrap()
-            .try_collect()
-            .await
-            .unwrap();
+        let source = RateMicroBatchSourceProvider.create(&spec(&[("rowsPerBatch", "5")])).await.unwrap();
+        let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
+        let context = ReadContext { projection: Some(vec![]), batch_size: 8, malformed_rows: Arc::default() };
+        let batches: Vec<RecordBatch> = source.read(&planned.splits[0], context).unwrap().try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 5);
     }
 
     #[tokio::test]
     async fn options_and_declared_columns_are_checked() {
-        for options in [
-            vec![],
-            vec![("rowsPerBatch", "0")],
-            vec![("rowsPerBatch", "1"), ("advanceMillisPerBatch", "-1")],
-        ] {
-            let error = RateMicroBatchSourceProvider
-                .schema(&spec(&options))
-                .await
-                .unwrap_err();
+        for options in
+            [vec![], vec![("rowsPerBatch", "0")], vec![("rowsPerBatch", "1"), ("advanceMillisPerBatch", "-1")]]
+        {
+            let error = RateMicroBatchSourceProvider.schema(&spec(&options)).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{options:?}");
         }
         let mut declared = spec(&[("rowsPerBatch", "1")]);
-        declared.schema = Some(Arc::new(Schema::new(vec![Field::new(
-            "v",
-            DataType::Int64,
-            true,
-        )])));
-        let error = RateMicroBatchSourceProvider
-            .schema(&declared)
-            .await
-            .unwrap_err();
+        declared.schema = Some(Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true)])));
+        let error = RateMicroBatchSourceProvider.schema(&declared).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidQuery);
     }
 }

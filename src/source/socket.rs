@@ -29,8 +29,7 @@ use crate::options::{Options, bad_value};
 use crate::source::journal::{Journal, stream_of};
 use crate::source::memory::{check_declared, locked, parse_offset};
 use crate::source::{
-    Guarantee, Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider,
-    SourceSpec, Split,
+    Guarantee, Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
 };
 
 const OPTIONS: &[&str] = &["host", "port", "includeTimestamp", "journal"];
@@ -56,11 +55,7 @@ impl SourceProvider for SocketSourceProvider {
         check_declared(spec, &schema)?;
         Ok(Arc::new(SocketSource {
             settings,
-            lines: Arc::new(Lines {
-                schema,
-                buffer: Mutex::default(),
-                total: watch::Sender::new(0),
-            }),
+            lines: Arc::new(Lines { schema, buffer: Mutex::default(), total: watch::Sender::new(0) }),
             clock: Arc::clone(&spec.clock),
             journal: Mutex::new(None),
             reading: Mutex::new(None),
@@ -87,14 +82,8 @@ impl Settings {
                 "socket source needs option '{name}'; say where lines come from: host and port"
             ))
         };
-        let host = options
-            .get("host")
-            .map(str::trim)
-            .filter(|host| !host.is_empty())
-            .ok_or_else(|| needed("host"))?;
-        let port = options
-            .parsed::<u16>("port", "a port number")?
-            .ok_or_else(|| needed("port"))?;
+        let host = options.get("host").map(str::trim).filter(|host| !host.is_empty()).ok_or_else(|| needed("host"))?;
+        let port = options.parsed::<u16>("port", "a port number")?.ok_or_else(|| needed("port"))?;
         if port == 0 {
             return Err(bad_value("port", "0", "a port number above zero"));
         }
@@ -109,11 +98,7 @@ impl Settings {
     fn schema(&self) -> SchemaRef {
         let mut fields = vec![Field::new("value", DataType::Utf8, true)];
         if self.include_timestamp {
-            fields.push(Field::new(
-                "timestamp",
-                DataType::Timestamp(TimeUnit::Microsecond, None),
-                true,
-            ));
+            fields.push(Field::new("timestamp", DataType::Timestamp(TimeUnit::Microsecond, None), true));
         }
         Arc::new(Schema::new(fields))
     }
@@ -141,9 +126,7 @@ impl Buffer {
     }
 
     fn drop_before(&mut self, position: u64) {
-        let count = usize::try_from(position.saturating_sub(self.first))
-            .unwrap_or(usize::MAX)
-            .min(self.lines.len());
+        let count = usize::try_from(position.saturating_sub(self.first)).unwrap_or(usize::MAX).min(self.lines.len());
         self.lines.drain(..count);
         self.first += count as u64;
     }
@@ -159,10 +142,7 @@ impl Lines {
     /// Empties the buffer and counts on from `first`.
     fn restart_at(&self, first: u64) {
         let mut buffer = locked(&self.buffer);
-        *buffer = Buffer {
-            first,
-            lines: VecDeque::new(),
-        };
+        *buffer = Buffer { first, lines: VecDeque::new() };
         self.total.send_replace(first);
     }
 
@@ -180,14 +160,11 @@ impl Lines {
     fn batch(&self, start: u64, end: u64) -> Result<RecordBatch> {
         let buffer = locked(&self.buffer);
         let index = |position: u64| {
-            usize::try_from(position.saturating_sub(buffer.first))
-                .unwrap_or(usize::MAX)
-                .min(buffer.lines.len())
+            usize::try_from(position.saturating_sub(buffer.first)).unwrap_or(usize::MAX).min(buffer.lines.len())
         };
         let wanted = buffer.lines.range(index(start)..index(end.max(start)));
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(
-            wanted.clone().map(|(text, _)| text.as_str()),
-        ))];
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(StringArray::from_iter_values(wanted.clone().map(|(text, _)| text.as_str())))];
         if self.schema.fields().len() > 1 {
             let times = wanted.map(|(_, arrived_ms)| arrived_ms.saturating_mul(1_000));
             columns.push(Arc::new(TimestampMicrosecondArray::from_iter_values(times)));
@@ -204,9 +181,7 @@ async fn read_lines(stream: TcpStream, lines: Arc<Lines>, clock: Arc<dyn Clock>,
         line.clear();
         match reader.read_until(b'\n', &mut line).await {
             Ok(0) => {
-                tracing::info!(
-                    "socket source {address}: the server has closed; no more lines will come"
-                );
+                tracing::info!("socket source {address}: the server has closed; no more lines will come");
                 return;
             }
             Ok(_) => {
@@ -215,9 +190,7 @@ async fn read_lines(stream: TcpStream, lines: Arc<Lines>, clock: Arc<dyn Clock>,
                 lines.push(String::from_utf8_lossy(text).into_owned(), clock.now_ms());
             }
             Err(error) => {
-                tracing::warn!(
-                    "socket source {address}: reading failed ({error}); no more lines will come"
-                );
+                tracing::warn!("socket source {address}: reading failed ({error}); no more lines will come");
                 return;
             }
         }
@@ -273,20 +246,14 @@ impl SocketSource {
     }
 
     fn offset_of(&self, position: u64) -> Offset {
-        if self.settings.journal {
-            json!({"v": 1, "entries": position})
-        } else {
-            json!({"v": 1, "rows": position})
-        }
+        if self.settings.journal { json!({"v": 1, "entries": position}) } else { json!({"v": 1, "rows": position}) }
     }
 
     fn position_of(&self, offset: Option<&Offset>) -> Result<u64> {
         let what = "socket source";
         Ok(match offset {
             None => 0,
-            Some(offset) if self.settings.journal => {
-                parse_offset::<EntriesOffset>(what, offset)?.entries
-            }
+            Some(offset) if self.settings.journal => parse_offset::<EntriesOffset>(what, offset)?.entries,
             Some(offset) => parse_offset::<RowsOffset>(what, offset)?.rows,
         })
     }
@@ -298,9 +265,7 @@ impl SocketSource {
         };
         let new = self.lines.kept(0, u64::MAX);
         if !new.is_empty() {
-            journal
-                .append(&[self.lines.batch(new.start, new.end)?])
-                .await?;
+            journal.append(&[self.lines.batch(new.start, new.end)?]).await?;
             locked(&self.lines.buffer).drop_before(new.end);
         }
         Ok(journal.end())
@@ -308,16 +273,10 @@ impl SocketSource {
 
     fn splits(&self, start: u64, end: u64) -> Vec<Split> {
         if self.settings.journal {
-            return (start..end)
-                .map(|entry| Split {
-                    description: json!({"entry": entry}),
-                    weight: 1,
-                })
-                .collect();
+            return (start..end).map(|entry| Split { description: json!({"entry": entry}), weight: 1 }).collect();
         }
         let kept = self.lines.kept(start, end);
-        let lost =
-            end.saturating_sub(start) - (kept.end - kept.start).min(end.saturating_sub(start));
+        let lost = end.saturating_sub(start) - (kept.end - kept.start).min(end.saturating_sub(start));
         if lost > 0 {
             tracing::warn!(
                 "socket source {}: {lost} of the lines {start}..{end} went with an earlier process and are not read \
@@ -328,10 +287,7 @@ impl SocketSource {
         if kept.is_empty() {
             return Vec::new();
         }
-        vec![Split {
-            description: json!({"first": kept.start, "end": kept.end}),
-            weight: kept.end - kept.start,
-        }]
+        vec![Split { description: json!({"first": kept.start, "end": kept.end}), weight: kept.end - kept.start }]
     }
 
     fn stop_reading(&self) {
@@ -358,11 +314,7 @@ impl Source for SocketSource {
     }
 
     fn guarantee(&self) -> Guarantee {
-        if self.settings.journal {
-            Guarantee::Journaled
-        } else {
-            Guarantee::Lossy
-        }
+        if self.settings.journal { Guarantee::Journaled } else { Guarantee::Lossy }
     }
 
     async fn open(&self, context: SourceContext) -> Result<()> {
@@ -400,12 +352,7 @@ impl Source for SocketSource {
             ))
             .with_source(error)
         })?;
-        let reading = read_lines(
-            stream,
-            Arc::clone(&self.lines),
-            Arc::clone(&self.clock),
-            address,
-        );
+        let reading = read_lines(stream, Arc::clone(&self.lines), Arc::clone(&self.clock), address);
         *locked(&self.reading) = Some(tokio::spawn(reading));
         Ok(())
     }
@@ -426,10 +373,7 @@ impl Source for SocketSource {
         if end <= start {
             return Ok(None);
         }
-        Ok(Some(Planned {
-            end: self.offset_of(end),
-            splits: self.splits(start, end),
-        }))
+        Ok(Some(Planned { end: self.offset_of(end), splits: self.splits(start, end) }))
     }
 
     async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
@@ -439,16 +383,12 @@ impl Source for SocketSource {
     fn read(&self, split: &Split, context: ReadContext) -> Result<SendableRecordBatchStream> {
         let wanted: SocketSplit = serde_json::from_value(split.description.clone())?;
         match wanted {
-            SocketSplit::Rows { first, end } => stream_of(
-                vec![self.lines.batch(first, end)?],
-                &self.lines.schema,
-                &context,
-            ),
+            SocketSplit::Rows { first, end } => {
+                stream_of(vec![self.lines.batch(first, end)?], &self.lines.schema, &context)
+            }
             SocketSplit::Entry { entry } => match self.journal() {
                 Some(journal) => journal.stream(entry, self.schema(), context),
-                None => Err(Error::internal(
-                    "socket source: a journal entry is read before the source is open",
-                )),
+                None => Err(Error::internal("socket source: a journal entry is read before the source is open")),
             },
         }
     }
@@ -465,9 +405,7 @@ impl Source for SocketSource {
     }
 
     async fn latest(&self) -> Result<Option<Offset>> {
-        let end = self
-            .journal()
-            .map_or_else(|| self.lines.end(), |journal| journal.end());
+        let end = self.journal().map_or_else(|| self.lines.end(), |journal| journal.end());
         Ok(Some(self.offset_of(end)))
     }
 
@@ -480,12 +418,7 @@ impl Source for SocketSource {
             Some(_) => locked(&self.lines.buffer).first,
         };
         // The sender lives as long as this source, so that the wait cannot fail.
-        let _ = self
-            .lines
-            .total
-            .subscribe()
-            .wait_for(|total| *total > wanted)
-            .await;
+        let _ = self.lines.total.subscribe().wait_for(|total| *total > wanted).await;
     }
 
     async fn stop(&self) {
@@ -513,35 +446,17 @@ mod tests {
     ) -> (Arc<dyn Source>, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let mut options: Options = options.iter().copied().collect();
-        options
-            .set("host", "127.0.0.1")
-            .set("port", listener.local_addr().unwrap().port());
+        options.set("host", "127.0.0.1").set("port", listener.local_addr().unwrap().port());
         let clock = Arc::new(ManualClock::new(42));
-        let spec = SourceSpec {
-            format: "socket".into(),
-            schema: None,
-            path: None,
-            options,
-            clock,
-        };
+        let spec = SourceSpec { format: "socket".into(), schema: None, path: None, options, clock };
         let source = SocketSourceProvider.create(&spec).await.unwrap();
-        source
-            .open(SourceContext {
-                journal: Arc::new(LocalStore::new(dir.path())),
-                history,
-            })
-            .await
-            .unwrap();
+        source.open(SourceContext { journal: Arc::new(LocalStore::new(dir.path())), history }).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         (source, server)
     }
 
     /// Plans until `count` rows after `start` are there.
-    async fn plan(
-        source: &Arc<dyn Source>,
-        start: Option<&Offset>,
-        count: usize,
-    ) -> (Offset, Vec<String>) {
+    async fn plan(source: &Arc<dyn Source>, start: Option<&Offset>, count: usize) -> (Offset, Vec<String>) {
         let mut end = start.cloned();
         let mut found = Vec::new();
         while found.len() < count {
@@ -559,26 +474,10 @@ mod tests {
     async fn values(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<String> {
         let mut found = Vec::new();
         for split in splits {
-            let context = ReadContext {
-                projection: Some(vec![0]),
-                batch_size: 2,
-                malformed_rows: Arc::default(),
-            };
-            let batches: Vec<RecordBatch> = source
-                .read(split, context)
-                .unwrap()
-                .try_collect()
-                .await
-                .unwrap();
+            let context = ReadContext { projection: Some(vec![0]), batch_size: 2, malformed_rows: Arc::default() };
+            let batches: Vec<RecordBatch> = source.read(split, context).unwrap().try_collect().await.unwrap();
             for batch in &batches {
-                found.extend(
-                    batch
-                        .column(0)
-                        .as_string::<i32>()
-                        .iter()
-                        .flatten()
-                        .map(str::to_string),
-                );
+                found.extend(batch.column(0).as_string::<i32>().iter().flatten().map(str::to_string));
             }
         }
         found
@@ -589,18 +488,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (source, mut server) = connect(&dir, &[("includeTimestamp", "true")], vec![]).await;
         assert_eq!(source.guarantee(), Guarantee::Lossy);
-        server
-            .write_all(b"one\r\ntwo\nlast without an end")
-            .await
-            .unwrap();
+        server.write_all(b"one\r\ntwo\nlast without an end").await.unwrap();
         drop(server);
         let (end, found) = plan(&source, None, 3).await;
         assert_eq!(found, vec!["one", "two", "last without an end"]);
         assert_eq!(end, json!({"v": 1, "rows": 3}));
-        assert_eq!(
-            values(&source, &source.replay(None, &end).await.unwrap()).await,
-            found
-        );
+        assert_eq!(values(&source, &source.replay(None, &end).await.unwrap()).await, found);
         source.commit(&end).await.unwrap();
         assert!(source.replay(None, &end).await.unwrap().is_empty());
     }
@@ -612,10 +505,7 @@ mod tests {
         let (source, mut server) = connect(&dir, &[], vec![old.clone()]).await;
         assert!(source.replay(None, &old).await.unwrap().is_empty());
         server.write_all(b"six\n").await.unwrap();
-        assert_eq!(
-            plan(&source, Some(&old), 1).await,
-            (json!({"v": 1, "rows": 6}), vec!["six".to_string()])
-        );
+        assert_eq!(plan(&source, Some(&old), 1).await, (json!({"v": 1, "rows": 6}), vec!["six".to_string()]));
     }
 
     #[tokio::test]
@@ -630,10 +520,7 @@ mod tests {
         drop(source);
 
         let (source, _server) = connect(&dir, &options, vec![end.clone()]).await;
-        assert_eq!(
-            values(&source, &source.replay(None, &end).await.unwrap()).await,
-            found
-        );
+        assert_eq!(values(&source, &source.replay(None, &end).await.unwrap()).await, found);
 
         // Journaled, but the offset log had not yet heard of it: offered again.
         let (source, _server) = connect(&dir, &options, vec![]).await;
@@ -642,40 +529,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_names_the_place() {
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let options: Options = [
-            ("host", "127.0.0.1".to_string()),
-            ("port", port.to_string()),
-        ]
-        .into_iter()
-        .collect();
+        let port = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap().port();
+        let options: Options = [("host", "127.0.0.1".to_string()), ("port", port.to_string())].into_iter().collect();
         let clock = Arc::new(ManualClock::new(0));
-        let spec = SourceSpec {
-            format: "socket".into(),
-            schema: None,
-            path: None,
-            options,
-            clock,
-        };
+        let spec = SourceSpec { format: "socket".into(), schema: None, path: None, options, clock };
         let source = SocketSourceProvider.create(&spec).await.unwrap();
         let journal = Arc::new(LocalStore::new(std::env::temp_dir()));
-        let error = source
-            .open(SourceContext {
-                journal,
-                history: vec![],
-            })
-            .await
-            .unwrap_err();
+        let error = source.open(SourceContext { journal, history: vec![] }).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(
-            error.to_string().contains(&format!("127.0.0.1:{port}")),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
     }
 
     #[test]

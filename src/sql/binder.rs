@@ -13,8 +13,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, SetExpr, SetOperator,
-    Statement, TableFactor, Value, VisitMut, VisitorMut,
+    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, SetExpr, SetOperator, Statement, TableFactor,
+    Value, VisitMut, VisitorMut,
 };
 
 use super::script::{Location, Piece};
@@ -27,27 +27,17 @@ use crate::plan::stream_table::is_streaming;
 ///
 /// # Errors
 /// `InvalidQuery` with line, column and a caret where DataFusion says which part of the text is wrong.
-pub async fn plan_query(
-    state: &SessionState,
-    mut query: Query,
-    piece: &Piece,
-) -> Result<LogicalPlan> {
+pub async fn plan_query(state: &SessionState, mut query: Query, piece: &Piece) -> Result<LogicalPlan> {
     resolve_window_columns(&mut query);
     let mut rewrite = Rewrite { intersects: false };
     if let ControlFlow::Break(error) = query.visit(&mut rewrite) {
         return Err(locate(DataFusionError::from(*error), piece));
     }
     let statement = DataFusionStatement::Statement(Box::new(Statement::Query(Box::new(query))));
-    let plan = state
-        .statement_to_plan(statement)
-        .await
-        .map_err(|e| locate(e, piece))?;
+    let plan = state.statement_to_plan(statement).await.map_err(|e| locate(e, piece))?;
     if rewrite.intersects && is_streaming(&plan) {
         return Err(locate(
-            Error::unsupported(
-                "INTERSECT over a stream is not supported in any output mode; use a join",
-            )
-            .into(),
+            Error::unsupported("INTERSECT over a stream is not supported in any output mode; use a join").into(),
             piece,
         ));
     }
@@ -69,29 +59,18 @@ pub async fn plan_statement(
             return Err(locate(DataFusionError::from(*error), piece));
         }
     }
-    state
-        .statement_to_plan(statement)
-        .await
-        .map_err(|e| locate(e, piece))
+    state.statement_to_plan(statement).await.map_err(|e| locate(e, piece))
 }
 
 /// Says where in the script an error of planning is.
 pub fn locate(error: DataFusionError, piece: &Piece) -> Error {
     let at = diagnostic(&error)
         .and_then(|d| d.span)
-        .map(|span| Location {
-            line: span.start.line,
-            column: span.start.column,
-        });
+        .map(|span| Location { line: span.start.line, column: span.start.column });
     let error = Error::from(error);
     let message = match at {
         Some(at) if at.line > 0 => piece.point(at, error.message()),
-        _ => format!(
-            "line {}, column {}: {}",
-            piece.line,
-            piece.column,
-            error.message()
-        ),
+        _ => format!("line {}, column {}: {}", piece.line, piece.column, error.message()),
     };
     Error::new(error.kind(), message).with_source(error)
 }
@@ -126,20 +105,13 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
-        if let TableFactor::Table {
-            sample: Some(_), ..
-        } = factor
-        {
+        if let TableFactor::Table { sample: Some(_), .. } = factor {
             return ControlFlow::Break(Box::new(Error::unsupported(
                 "TABLESAMPLE is not supported; use WHERE rand() < fraction",
             )));
         }
         // The planner resolves names that stand in a FROM: a name within an argument becomes a query of its own.
-        if let TableFactor::Table {
-            name,
-            args: Some(args),
-            ..
-        } = factor
+        if let TableFactor::Table { name, args: Some(args), .. } = factor
             && name.to_string() == STREAM_FUNCTION
             && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(first))) = args.args.first_mut()
             && let Some(table) = literal(first)
@@ -154,9 +126,7 @@ impl VisitorMut for Rewrite {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Expr::Function(function) = expr
-            && ["explode", "explode_outer"]
-                .iter()
-                .any(|name| function.name.to_string().eq_ignore_ascii_case(name))
+            && ["explode", "explode_outer"].iter().any(|name| function.name.to_string().eq_ignore_ascii_case(name))
         {
             function.name = ObjectName::from(vec![Ident::new("unnest")]);
         }
@@ -166,10 +136,7 @@ impl VisitorMut for Rewrite {
 
 impl Rewrite {
     fn look_for_intersect(&mut self, body: &SetExpr) {
-        if let SetExpr::SetOperation {
-            op, left, right, ..
-        } = body
-        {
+        if let SetExpr::SetOperation { op, left, right, .. } = body {
             self.intersects |= *op == SetOperator::Intersect;
             self.look_for_intersect(left);
             self.look_for_intersect(right);

@@ -13,32 +13,18 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use super::data_type::read_data_type;
 use super::script::{Parsed, SyntaxError, location};
 use super::words::{
-    duration, ends_at, expect_word, found, is_word, name, once, options, table_name, take_words,
-    text, unknown_clause, word_at,
+    duration, ends_at, expect_word, found, is_word, name, once, options, table_name, take_words, text, unknown_clause,
+    word_at,
 };
 use crate::options::{Options, nearest};
 use crate::sink::OutputMode;
 
 /// The clauses of a flow, for messages.
-pub(super) const FLOW_CLAUSES: &[&str] = &[
-    "OUTPUT MODE",
-    "TRIGGER",
-    "CHECKPOINT",
-    "LATE ROWS INTO",
-    "COMMENT",
-    "AS",
-];
+pub(super) const FLOW_CLAUSES: &[&str] = &["OUTPUT MODE", "TRIGGER", "CHECKPOINT", "LATE ROWS INTO", "COMMENT", "AS"];
 
 /// The clauses of a table, for messages.
-pub(super) const TABLE_CLAUSES: &[&str] = &[
-    "STORED AS",
-    "USING",
-    "LOCATION",
-    "PARTITIONED BY",
-    "OPTIONS",
-    "TBLPROPERTIES",
-    "COMMENT",
-];
+pub(super) const TABLE_CLAUSES: &[&str] =
+    &["STORED AS", "USING", "LOCATION", "PARTITIONED BY", "OPTIONS", "TBLPROPERTIES", "COMMENT"];
 
 /// What a flow says about itself; what it does not say is the session's default.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -210,13 +196,7 @@ pub(super) fn columns(parser: &mut Parser<'_>, table: &mut TableDefinition) -> P
         }
     }
     if !parser.consume_token(&Token::RParen) {
-        return Err(SyntaxError::here(
-            parser,
-            format!(
-                "expected ',' or ')' after a column, found {}",
-                found(parser)
-            ),
-        ));
+        return Err(SyntaxError::here(parser, format!("expected ',' or ')' after a column, found {}", found(parser))));
     }
     let names: Vec<&str> = table.columns.iter().map(|c| c.name().as_str()).collect();
     if let Some(TableWatermark { column, .. }) = &table.watermark
@@ -226,10 +206,7 @@ pub(super) fn columns(parser: &mut Parser<'_>, table: &mut TableDefinition) -> P
             Some(near) => format!("did you mean {near}?"),
             None => "declare it as a TIMESTAMP".to_string(),
         };
-        return Err(SyntaxError::new(
-            watermark_at,
-            format!("the table has no column {column}; {hint}"),
-        ));
+        return Err(SyntaxError::new(watermark_at, format!("the table has no column {column}; {hint}")));
     }
     Ok(())
 }
@@ -259,20 +236,13 @@ fn watermark_for(parser: &mut Parser<'_>) -> Parsed<TableWatermark> {
     let at = location(parser.peek_token_ref());
     let of = name(parser)?;
     if of != column {
-        let message = format!(
-            "a watermark is its column less a delay: write AS {column} - INTERVAL '10' SECOND"
-        );
+        let message = format!("a watermark is its column less a delay: write AS {column} - INTERVAL '10' SECOND");
         return Err(SyntaxError::new(at, message));
     }
     let delay_us = match parser.consume_token(&Token::Minus) {
-        true if is_word(&parser.peek_token_ref().token, "INTERVAL") => {
-            duration(parser, "the delay")?
-        }
+        true if is_word(&parser.peek_token_ref().token, "INTERVAL") => duration(parser, "the delay")?,
         true => {
-            return Err(SyntaxError::here(
-                parser,
-                format!("expected INTERVAL after '-', found {}", found(parser)),
-            ));
+            return Err(SyntaxError::here(parser, format!("expected INTERVAL after '-', found {}", found(parser))));
         }
         false => 0,
     };
@@ -282,18 +252,12 @@ fn watermark_for(parser: &mut Parser<'_>) -> Parsed<TableWatermark> {
 /// Reads the columns of PARTITIONED BY; one with a type is declared by it, as in a Hive table.
 fn partition_by(parser: &mut Parser<'_>, table: &mut TableDefinition) -> Parsed<()> {
     if !table.partition_by.is_empty() {
-        return Err(SyntaxError::here(
-            parser,
-            "PARTITIONED BY is written twice: keep one",
-        ));
+        return Err(SyntaxError::here(parser, "PARTITIONED BY is written twice: keep one"));
     }
     parser.expect_token(&Token::LParen)?;
     loop {
         let column = name(parser)?;
-        if !matches!(
-            parser.peek_token_ref().token,
-            Token::Comma | Token::RParen | Token::EOF
-        ) {
+        if !matches!(parser.peek_token_ref().token, Token::Comma | Token::RParen | Token::EOF) {
             let data_type: DataType = read_data_type(parser)?;
             table.columns.push(Field::new(&column, data_type, true));
         }
@@ -311,10 +275,7 @@ fn format_name(parser: &mut Parser<'_>) -> Parsed<String> {
         Token::Word(word) => word.value.clone(),
         Token::SingleQuotedString(text) => text.clone(),
         _ => {
-            let message = format!(
-                "expected a format such as PARQUET, JSON or CONSOLE, found {}",
-                found(parser)
-            );
+            let message = format!("expected a format such as PARQUET, JSON or CONSOLE, found {}", found(parser));
             return Err(SyntaxError::here(parser, message));
         }
     };
@@ -343,10 +304,7 @@ fn output_mode(parser: &mut Parser<'_>) -> Parsed<OutputMode> {
                 Some(near) => format!("did you mean {near}?"),
                 None => "expected append, update or complete".to_string(),
             };
-            Err(SyntaxError::here(
-                parser,
-                format!("there is no output mode {}; {hint}", found(parser)),
-            ))
+            Err(SyntaxError::here(parser, format!("there is no output mode {}; {hint}", found(parser))))
         }
     }
 }
@@ -362,21 +320,15 @@ fn trigger(parser: &mut Parser<'_>) -> Parsed<TriggerClause> {
             parser.advance_token();
             expect_word(parser, "TIME", "PROCESSING")?;
             let us = duration(parser, "the interval")?;
-            Ok(TriggerClause::ProcessingTime {
-                interval_ms: us / 1_000,
-            })
+            Ok(TriggerClause::ProcessingTime { interval_ms: us / 1_000 })
         }
         "ONCE" => {
             parser.advance_token();
             Ok(TriggerClause::Once)
         }
-        _ if ends_at(parser, 0) => Err(SyntaxError::here(
-            parser,
-            "expected AVAILABLE NOW, PROCESSING TIME '5 seconds' or ONCE after TRIGGER",
-        )),
-        _ => Err(unknown_clause(
-            parser,
-            &["AVAILABLE NOW", "PROCESSING TIME '5 seconds'", "ONCE"],
-        )),
+        _ if ends_at(parser, 0) => {
+            Err(SyntaxError::here(parser, "expected AVAILABLE NOW, PROCESSING TIME '5 seconds' or ONCE after TRIGGER"))
+        }
+        _ => Err(unknown_clause(parser, &["AVAILABLE NOW", "PROCESSING TIME '5 seconds'", "ONCE"])),
     }
 }

@@ -9,14 +9,11 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::clause::{
-    FLOW_CLAUSES, FlowClauses, TABLE_CLAUSES, TableDefinition, columns, flow_clause, table_clause,
-};
+use super::clause::{FLOW_CLAUSES, FlowClauses, TABLE_CLAUSES, TableDefinition, columns, flow_clause, table_clause};
 use super::script::{Parsed, SyntaxError};
 use super::statement::{Statement, flow_name, other};
 use super::words::{
-    ends_at, expect_word, found, if_not_exists, names, skip, table_name, take_words, text,
-    unknown_clause, word_at,
+    ends_at, expect_word, found, if_not_exists, names, skip, table_name, take_words, text, unknown_clause, word_at,
 };
 use crate::options::nearest;
 
@@ -114,20 +111,13 @@ pub(super) fn create(df: &mut DFParser<'_>) -> Parsed<Statement> {
         }
         ("EXTERNAL" | "UNBOUNDED", _) => {
             skip(parser, first + 1);
-            let expected = if word == "EXTERNAL" {
-                "TABLE"
-            } else {
-                "EXTERNAL TABLE"
-            };
+            let expected = if word == "EXTERNAL" { "TABLE" } else { "EXTERNAL TABLE" };
             let message = format!("expected {expected} after {word}, found {}", found(parser));
             Err(SyntaxError::here(parser, message).guessing())
         }
         ("FLOW" | "STREAMING" | "MATERIALIZED", _) if or_replace => {
             skip(parser, 1);
-            Err(SyntaxError::here(
-                parser,
-                format!("OR REPLACE does not go with {word}: drop it first"),
-            ))
+            Err(SyntaxError::here(parser, format!("OR REPLACE does not go with {word}: drop it first")))
         }
         ("FLOW", _) => {
             skip(parser, 2);
@@ -163,15 +153,7 @@ pub(super) fn create(df: &mut DFParser<'_>) -> Parsed<Statement> {
 
 /// The error for a word after CREATE that nothing else knows and one of ours is near to.
 fn misspelt_kind(parser: &mut Parser<'_>, first: usize) -> Option<SyntaxError> {
-    const KINDS: &[&str] = &[
-        "EXTERNAL",
-        "UNBOUNDED",
-        "FLOW",
-        "STREAMING",
-        "MATERIALIZED",
-        "VIEW",
-        "TABLE",
-    ];
+    const KINDS: &[&str] = &["EXTERNAL", "UNBOUNDED", "FLOW", "STREAMING", "MATERIALIZED", "VIEW", "TABLE"];
     let token = parser.peek_nth_token_ref(first);
     let Token::Word(word) = &token.token else {
         return None;
@@ -181,13 +163,7 @@ fn misspelt_kind(parser: &mut Parser<'_>, first: usize) -> Option<SyntaxError> {
     }
     let near = nearest(&word.value, KINDS)?;
     skip(parser, first);
-    Some(SyntaxError::here(
-        parser,
-        format!(
-            "unexpected {} after CREATE; did you mean {near}?",
-            found(parser)
-        ),
-    ))
+    Some(SyntaxError::here(parser, format!("unexpected {} after CREATE; did you mean {near}?", found(parser))))
 }
 
 fn create_table(parser: &mut Parser<'_>, or_replace: bool, unbounded: bool) -> Parsed<Statement> {
@@ -197,11 +173,7 @@ fn create_table(parser: &mut Parser<'_>, or_replace: bool, unbounded: bool) -> P
             return Err(unknown_clause(parser, TABLE_CLAUSES));
         }
     }
-    Ok(Statement::CreateTable(CreateTable {
-        or_replace,
-        unbounded,
-        table,
-    }))
+    Ok(Statement::CreateTable(CreateTable { or_replace, unbounded, table }))
 }
 
 /// Reads `[IF NOT EXISTS] name [(columns)]`.
@@ -225,74 +197,43 @@ fn create_flow(parser: &mut Parser<'_>) -> Parsed<Statement> {
     }
     refuse_auto_cdc(parser)?;
     if !take_words(parser, &["INSERT"]) {
-        let message = format!(
-            "a flow writes to a table: expected INSERT INTO <table> and a query, found {}",
-            found(parser)
-        );
+        let message =
+            format!("a flow writes to a table: expected INSERT INTO <table> and a query, found {}", found(parser));
         return Err(SyntaxError::here(parser, message));
     }
     let insert = insert(parser)?;
-    Ok(Statement::CreateFlow(CreateFlow {
-        name,
-        if_not_exists,
-        clauses,
-        insert,
-    }))
+    Ok(Statement::CreateFlow(CreateFlow { name, if_not_exists, clauses, insert }))
 }
 
 /// Reads what follows INSERT.
 pub(super) fn insert(parser: &mut Parser<'_>) -> Parsed<Insert> {
     expect_word(parser, "INTO", "INSERT")?;
-    if word_at(parser, 0) == "TABLE" && matches!(parser.peek_nth_token_ref(1).token, Token::Word(_))
-    {
+    if word_at(parser, 0) == "TABLE" && matches!(parser.peek_nth_token_ref(1).token, Token::Word(_)) {
         skip(parser, 1);
     }
     let target = table_name(parser)?;
     let by_name = take_words(parser, &["BY", "NAME"]);
     let opens = parser.peek_token_ref().token == Token::LParen;
     let inner = &parser.peek_nth_token_ref(1).token;
-    let is_query = *inner == Token::LParen
-        || matches!(
-            word_at(parser, 1).as_str(),
-            "SELECT" | "WITH" | "VALUES" | "FROM"
-        );
-    let columns = if opens && !is_query && !by_name {
-        names(parser)?
-    } else {
-        Vec::new()
-    };
-    Ok(Insert {
-        target,
-        by_name,
-        columns,
-        query: parser.parse_query()?,
-    })
+    let is_query =
+        *inner == Token::LParen || matches!(word_at(parser, 1).as_str(), "SELECT" | "WITH" | "VALUES" | "FROM");
+    let columns = if opens && !is_query && !by_name { names(parser)? } else { Vec::new() };
+    Ok(Insert { target, by_name, columns, query: parser.parse_query()? })
 }
 
 fn create_streaming_table(parser: &mut Parser<'_>) -> Parsed<Statement> {
     let mut table = table_head(parser)?;
     let mut clauses = FlowClauses::default();
     let query = dataset_clauses(parser, &mut table, &mut clauses)?;
-    Ok(Statement::CreateStreamingTable(CreateStreamingTable {
-        table,
-        clauses,
-        query,
-    }))
+    Ok(Statement::CreateStreamingTable(CreateStreamingTable { table, clauses, query }))
 }
 
 fn create_materialized_view(parser: &mut Parser<'_>) -> Parsed<Statement> {
     let mut table = table_head(parser)?;
     let mut clauses = FlowClauses::default();
     match dataset_clauses(parser, &mut table, &mut clauses)? {
-        Some(query) => Ok(Statement::CreateMaterializedView(CreateMaterializedView {
-            table,
-            clauses,
-            query,
-        })),
-        None => Err(SyntaxError::here(
-            parser,
-            "a materialized view needs a query: write AS SELECT …",
-        )),
+        Some(query) => Ok(Statement::CreateMaterializedView(CreateMaterializedView { table, clauses, query })),
+        None => Err(SyntaxError::here(parser, "a materialized view needs a query: write AS SELECT …")),
     }
 }
 
@@ -311,10 +252,7 @@ fn dataset_clauses(
         }
         // COMMENT is the table's, and so the table's clauses are asked first
         if !table_clause(parser, table)? && !flow_clause(parser, clauses)? {
-            return Err(unknown_clause(
-                parser,
-                &[TABLE_CLAUSES, FLOW_CLAUSES].concat(),
-            ));
+            return Err(unknown_clause(parser, &[TABLE_CLAUSES, FLOW_CLAUSES].concat()));
         }
     }
     Ok(None)
@@ -326,32 +264,18 @@ fn create_view(parser: &mut Parser<'_>, or_replace: bool) -> Parsed<Statement> {
     expect_word(parser, "VIEW", "TEMPORARY")?;
     let if_not_exists = if_not_exists(parser);
     let name = table_name(parser)?;
-    let columns = if parser.peek_token_ref().token == Token::LParen {
-        names(parser)?
-    } else {
-        Vec::new()
-    };
+    let columns = if parser.peek_token_ref().token == Token::LParen { names(parser)? } else { Vec::new() };
     if take_words(parser, &["COMMENT"]) {
         text(parser, "the comment")?;
     }
     expect_word(parser, "AS", "the view's name")?;
     let query = parser.parse_query()?;
-    Ok(Statement::CreateView(CreateView {
-        name,
-        or_replace,
-        if_not_exists,
-        temporary,
-        columns,
-        query,
-    }))
+    Ok(Statement::CreateView(CreateView { name, or_replace, if_not_exists, temporary, columns, query }))
 }
 
 fn refuse_auto_cdc(parser: &Parser<'_>) -> Parsed<()> {
     if word_at(parser, 0) == "AUTO" && word_at(parser, 1) == "CDC" {
-        return Err(SyntaxError::here(
-            parser,
-            "AUTO CDC is not supported: write INSERT INTO <table> and a query",
-        ));
+        return Err(SyntaxError::here(parser, "AUTO CDC is not supported: write INSERT INTO <table> and a query"));
     }
     Ok(())
 }
@@ -388,20 +312,13 @@ mod tests {
                 Field::new("Dep Delay", DataType::Int32, true),
                 Field::new("carrier", DataType::Utf8, false).with_metadata(comment),
             ],
-            watermark: Some(TableWatermark {
-                column: "sched_dep".to_string(),
-                delay_us: 10_800_000_000,
-            }),
+            watermark: Some(TableWatermark { column: "sched_dep".to_string(), delay_us: 10_800_000_000 }),
             format: Some("json".to_string()),
             location: Some("data/flights/".to_string()),
             options: [("maxFilesPerTrigger", "1")].into_iter().collect(),
             ..table("flights")
         };
-        let created = CreateTable {
-            or_replace: false,
-            unbounded: true,
-            table: expected,
-        };
+        let created = CreateTable { or_replace: false, unbounded: true, table: expected };
         assert_eq!(parse(sql), Statement::CreateTable(created));
     }
 
@@ -418,34 +335,17 @@ mod tests {
             comment: Some("c".to_string()),
             ..TableDefinition::new(TableReference::partial("a", "delays"), true)
         };
-        let created = CreateTable {
-            or_replace: true,
-            unbounded: false,
-            table: expected,
-        };
+        let created = CreateTable { or_replace: true, unbounded: false, table: expected };
         assert_eq!(parse(sql), Statement::CreateTable(created));
         for format in ["'rate-micro-batch'", "rate-micro-batch"] {
-            let sql = format!(
-                "CREATE EXTERNAL TABLE t (WATERMARK FOR ts AS ts, ts TIMESTAMP) STORED AS {format}"
-            );
+            let sql = format!("CREATE EXTERNAL TABLE t (WATERMARK FOR ts AS ts, ts TIMESTAMP) STORED AS {format}");
             let expected = TableDefinition {
-                columns: vec![Field::new(
-                    "ts",
-                    DataType::Timestamp(TimeUnit::Microsecond, None),
-                    true,
-                )],
-                watermark: Some(TableWatermark {
-                    column: "ts".to_string(),
-                    delay_us: 0,
-                }),
+                columns: vec![Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true)],
+                watermark: Some(TableWatermark { column: "ts".to_string(), delay_us: 0 }),
                 format: Some("rate-micro-batch".to_string()),
                 ..table("t")
             };
-            let created = CreateTable {
-                or_replace: false,
-                unbounded: false,
-                table: expected,
-            };
+            let created = CreateTable { or_replace: false, unbounded: false, table: expected };
             assert_eq!(parse(&sql), Statement::CreateTable(created), "{format}");
         }
     }
@@ -460,13 +360,8 @@ mod tests {
                    FROM STREAM flights WATERMARK sched_dep DELAY OF INTERVAL 3 HOURS AS f
                    JOIN airlines a ON f.carrier = a.carrier
                    GROUP BY window(sched_dep, '1 hour'), origin, a.name";
-        let Statement::CreateFlow(flow) = parse(sql) else {
-            unreachable!("not a flow")
-        };
-        assert_eq!(
-            (flow.name.as_str(), flow.if_not_exists),
-            ("hourly_delays", true)
-        );
+        let Statement::CreateFlow(flow) = parse(sql) else { unreachable!("not a flow") };
+        assert_eq!((flow.name.as_str(), flow.if_not_exists), ("hourly_delays", true));
         let clauses = FlowClauses {
             comment: Some("hi".to_string()),
             output_mode: Some(OutputMode::Append),
@@ -476,44 +371,21 @@ mod tests {
         };
         assert_eq!(flow.clauses, clauses);
         assert_eq!(flow.insert.target, TableReference::bare("delays"));
-        assert!(
-            flow.insert
-                .query
-                .to_string()
-                .contains("FROM __millstream_stream('flights'")
-        );
+        assert!(flow.insert.query.to_string().contains("FROM __millstream_stream('flights'"));
     }
 
     #[test]
     fn triggers_and_modes_are_read() {
         let every = |interval_ms| TriggerClause::ProcessingTime { interval_ms };
         for (clauses, trigger, mode) in [
-            (
-                "TRIGGER PROCESSING TIME '5 seconds' OUTPUT MODE Update",
-                Some(every(5_000)),
-                Some(OutputMode::Update),
-            ),
-            (
-                "TRIGGER PROCESSING TIME INTERVAL 5 SECONDS",
-                Some(every(5_000)),
-                None,
-            ),
-            (
-                "OUTPUT MODE complete TRIGGER ONCE",
-                Some(TriggerClause::Once),
-                Some(OutputMode::Complete),
-            ),
+            ("TRIGGER PROCESSING TIME '5 seconds' OUTPUT MODE Update", Some(every(5_000)), Some(OutputMode::Update)),
+            ("TRIGGER PROCESSING TIME INTERVAL 5 SECONDS", Some(every(5_000)), None),
+            ("OUTPUT MODE complete TRIGGER ONCE", Some(TriggerClause::Once), Some(OutputMode::Complete)),
             ("", None, None),
         ] {
             let sql = format!("CREATE FLOW f {clauses} AS INSERT INTO t SELECT 1");
-            let Statement::CreateFlow(flow) = parse(&sql) else {
-                unreachable!("{sql}")
-            };
-            assert_eq!(
-                (flow.clauses.trigger, flow.clauses.output_mode),
-                (trigger, mode),
-                "{sql}"
-            );
+            let Statement::CreateFlow(flow) = parse(&sql) else { unreachable!("{sql}") };
+            assert_eq!((flow.clauses.trigger, flow.clauses.output_mode), (trigger, mode), "{sql}");
         }
     }
 
@@ -522,24 +394,14 @@ mod tests {
         for (sql, by_name, columns) in [
             ("INSERT INTO t SELECT 1", false, vec![]),
             ("INSERT INTO TABLE t BY NAME SELECT 1", true, vec![]),
-            (
-                "INSERT INTO t (A, \"B\") SELECT 1, 2",
-                false,
-                vec!["a", "B"],
-            ),
+            ("INSERT INTO t (A, \"B\") SELECT 1, 2", false, vec!["a", "B"]),
             ("INSERT INTO t (SELECT 1)", false, vec![]),
             ("INSERT INTO t (a) (SELECT 1);", false, vec!["a"]),
         ] {
-            let Statement::Insert(insert) = parse(sql) else {
-                unreachable!("{sql}")
-            };
+            let Statement::Insert(insert) = parse(sql) else { unreachable!("{sql}") };
             assert_eq!(insert.target, TableReference::bare("t"), "{sql}");
             let columns: Vec<String> = columns.into_iter().map(String::from).collect();
-            assert_eq!(
-                (insert.by_name, insert.columns),
-                (by_name, columns),
-                "{sql}"
-            );
+            assert_eq!((insert.by_name, insert.columns), (by_name, columns), "{sql}");
         }
     }
 
@@ -547,41 +409,23 @@ mod tests {
     fn streaming_tables_and_views_are_read() {
         let sql = "CREATE STREAMING TABLE IF NOT EXISTS st (a int, b string) USING parquet PARTITIONED BY (a) \
                    COMMENT 'c' TBLPROPERTIES ('x'='y') OUTPUT MODE append";
-        let Statement::CreateStreamingTable(created) = parse(sql) else {
-            unreachable!("{sql}")
-        };
+        let Statement::CreateStreamingTable(created) = parse(sql) else { unreachable!("{sql}") };
         assert_eq!(created.table.options.get("x"), Some("y"));
-        assert_eq!(
-            (
-                created.table.columns.len(),
-                created.table.comment.as_deref()
-            ),
-            (2, Some("c"))
-        );
-        assert_eq!(
-            (created.clauses.output_mode, created.query),
-            (Some(OutputMode::Append), None)
-        );
+        assert_eq!((created.table.columns.len(), created.table.comment.as_deref()), (2, Some("c")));
+        assert_eq!((created.clauses.output_mode, created.query), (Some(OutputMode::Append), None));
 
-        let sql =
-            "CREATE STREAMING TABLE st TRIGGER ONCE STORED AS JSON AS SELECT * FROM STREAM tt";
-        let Statement::CreateStreamingTable(created) = parse(sql) else {
-            unreachable!("{sql}")
-        };
+        let sql = "CREATE STREAMING TABLE st TRIGGER ONCE STORED AS JSON AS SELECT * FROM STREAM tt";
+        let Statement::CreateStreamingTable(created) = parse(sql) else { unreachable!("{sql}") };
         assert_eq!(created.table.format.as_deref(), Some("json"));
         assert!(created.query.is_some() && created.clauses.trigger == Some(TriggerClause::Once));
 
         let sql = "CREATE MATERIALIZED VIEW IF NOT EXISTS mv PARTITIONED BY (a) CHECKPOINT 'c' AS SELECT 1 a";
-        let Statement::CreateMaterializedView(created) = parse(sql) else {
-            unreachable!("{sql}")
-        };
+        let Statement::CreateMaterializedView(created) = parse(sql) else { unreachable!("{sql}") };
         assert_eq!(created.table.partition_by, ["a"]);
         assert_eq!(created.query.to_string(), "SELECT 1 AS a");
 
         let sql = "CREATE OR REPLACE TEMPORARY VIEW v (x, y) AS SELECT k, n FROM STREAM s";
-        let Statement::CreateView(created) = parse(sql) else {
-            unreachable!("{sql}")
-        };
+        let Statement::CreateView(created) = parse(sql) else { unreachable!("{sql}") };
         assert!(created.or_replace && created.temporary && !created.if_not_exists);
         assert_eq!(created.columns, ["x", "y"]);
     }

@@ -52,30 +52,18 @@ pub fn arrow_type(sql: &ast::DataType) -> Result<DataType> {
         Sql::Bool | Sql::Boolean => DataType::Boolean,
         Sql::TinyInt(_) => DataType::Int8,
         Sql::SmallInt(_) | Sql::Int2(_) | Sql::Int16 => DataType::Int16,
-        Sql::Int(_) | Sql::Integer(_) | Sql::Int4(_) | Sql::Int32 | Sql::MediumInt(_) => {
-            DataType::Int32
-        }
+        Sql::Int(_) | Sql::Integer(_) | Sql::Int4(_) | Sql::Int32 | Sql::MediumInt(_) => DataType::Int32,
         Sql::BigInt(_) | Sql::Int8(_) | Sql::Int64 => DataType::Int64,
         Sql::TinyIntUnsigned(_) | Sql::UTinyInt | Sql::UInt8 => DataType::UInt8,
-        Sql::SmallIntUnsigned(_) | Sql::Int2Unsigned(_) | Sql::USmallInt | Sql::UInt16 => {
-            DataType::UInt16
-        }
-        Sql::IntUnsigned(_) | Sql::IntegerUnsigned(_) | Sql::Int4Unsigned(_) | Sql::UInt32 => {
-            DataType::UInt32
-        }
-        Sql::BigIntUnsigned(_) | Sql::Int8Unsigned(_) | Sql::UBigInt | Sql::UInt64 => {
-            DataType::UInt64
-        }
+        Sql::SmallIntUnsigned(_) | Sql::Int2Unsigned(_) | Sql::USmallInt | Sql::UInt16 => DataType::UInt16,
+        Sql::IntUnsigned(_) | Sql::IntegerUnsigned(_) | Sql::Int4Unsigned(_) | Sql::UInt32 => DataType::UInt32,
+        Sql::BigIntUnsigned(_) | Sql::Int8Unsigned(_) | Sql::UBigInt | Sql::UInt64 => DataType::UInt64,
         Sql::Float(_) | Sql::Real | Sql::Float4 | Sql::Float32 => DataType::Float32,
         Sql::Double(_) | Sql::DoublePrecision | Sql::Float8 | Sql::Float64 => DataType::Float64,
         Sql::Decimal(info) | Sql::Dec(info) | Sql::Numeric(info) => decimal(info)?,
         Sql::String(_) | Sql::Text | Sql::Varchar(_) | Sql::Nvarchar(_) => DataType::Utf8,
-        Sql::Char(_) | Sql::Character(_) | Sql::CharVarying(_) | Sql::CharacterVarying(_) => {
-            DataType::Utf8
-        }
-        Sql::Binary(_) | Sql::Varbinary(_) | Sql::Blob(_) | Sql::Bytea | Sql::Bytes(_) => {
-            DataType::Binary
-        }
+        Sql::Char(_) | Sql::Character(_) | Sql::CharVarying(_) | Sql::CharacterVarying(_) => DataType::Utf8,
+        Sql::Binary(_) | Sql::Varbinary(_) | Sql::Blob(_) | Sql::Bytea | Sql::Bytes(_) => DataType::Binary,
         Sql::Date | Sql::Date32 => DataType::Date32,
         Sql::Timestamp(_, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => {
             DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
@@ -122,10 +110,7 @@ fn read(parser: &mut Parser<'_>, spare: &mut bool) -> Parsed<DataType> {
         open(parser);
         let key = read(parser, spare)?;
         if *spare || !parser.consume_token(&Token::Comma) {
-            return Err(SyntaxError::here(
-                parser,
-                "a MAP has two types: write MAP<key, value>",
-            ));
+            return Err(SyntaxError::here(parser, "a MAP has two types: write MAP<key, value>"));
         }
         let value = read(parser, spare)?;
         close(parser, spare)?;
@@ -180,10 +165,7 @@ fn close(parser: &mut Parser<'_>, spare: &mut bool) -> Parsed<()> {
     if parser.consume_token(&Token::Gt) {
         return Ok(());
     }
-    Err(SyntaxError::here(
-        parser,
-        format!("expected '>' after the inner type, found {}", found(parser)),
-    ))
+    Err(SyntaxError::here(parser, format!("expected '>' after the inner type, found {}", found(parser))))
 }
 
 fn list(element: DataType) -> DataType {
@@ -191,15 +173,8 @@ fn list(element: DataType) -> DataType {
 }
 
 fn map(key: DataType, value: DataType) -> DataType {
-    let entry: Fields = vec![
-        Field::new("key", key, false),
-        Field::new("value", value, true),
-    ]
-    .into();
-    DataType::Map(
-        Arc::new(Field::new("entries", DataType::Struct(entry), false)),
-        false,
-    )
+    let entry: Fields = vec![Field::new("key", key, false), Field::new("value", value, true)].into();
+    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry), false)), false)
 }
 
 fn structure(fields: &[ast::StructField]) -> Result<DataType> {
@@ -207,10 +182,7 @@ fn structure(fields: &[ast::StructField]) -> Result<DataType> {
         .iter()
         .enumerate()
         .map(|(i, f)| {
-            let name = f
-                .field_name
-                .as_ref()
-                .map_or_else(|| format!("c{i}"), normal);
+            let name = f.field_name.as_ref().map_or_else(|| format!("c{i}"), normal);
             Ok(Field::new(name, arrow_type(&f.field_type)?, true))
         })
         .collect();
@@ -225,9 +197,7 @@ fn decimal(info: &ExactNumberInfo) -> Result<DataType> {
         ExactNumberInfo::PrecisionAndScale(p, s) => (*p, *s),
     };
     match (u8::try_from(precision), i8::try_from(scale)) {
-        (Ok(p @ 1..=38), Ok(s)) if s >= 0 && i64::from(p) >= scale => {
-            Ok(DataType::Decimal128(p, s))
-        }
+        (Ok(p @ 1..=38), Ok(s)) if s >= 0 && i64::from(p) >= scale => Ok(DataType::Decimal128(p, s)),
         _ => Err(Error::invalid_query(format!(
             "DECIMAL({precision}, {scale}) cannot be: the precision is 1 to 38 digits, the scale at most as many"
         ))),
@@ -270,10 +240,7 @@ mod tests {
             ("TIMESTAMP", timestamp.clone()),
             ("timestamp_ntz", timestamp.clone()),
             ("TIMESTAMP(6)", timestamp),
-            (
-                "TIMESTAMP WITH TIME ZONE",
-                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            ),
+            ("TIMESTAMP WITH TIME ZONE", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
             ("STRING", DataType::Utf8),
             ("VARCHAR(20)", DataType::Utf8),
             ("TEXT", DataType::Utf8),
@@ -293,14 +260,8 @@ mod tests {
             ("DECIMAL(12, 2)", DataType::Decimal128(12, 2)),
             ("INT[]", list(DataType::Int32)),
             ("ARRAY<INT>", list(DataType::Int32)),
-            (
-                "ARRAY<ARRAY<ARRAY<INT>>>",
-                list(list(list(DataType::Int32))),
-            ),
-            (
-                "MAP<STRING, ARRAY<INT>>",
-                map(DataType::Utf8, list(DataType::Int32)),
-            ),
+            ("ARRAY<ARRAY<ARRAY<INT>>>", list(list(list(DataType::Int32)))),
+            ("MAP<STRING, ARRAY<INT>>", map(DataType::Utf8, list(DataType::Int32))),
         ] {
             assert_eq!(parse(sql).unwrap(), expected, "{sql}");
         }
@@ -317,32 +278,16 @@ mod tests {
             ]
             .into(),
         );
-        let sql =
-            "STRUCT<A INT NOT NULL, b: ARRAY<STRUCT<c: STRING>>, d MAP<STRING, STRUCT<c STRING>>>";
+        let sql = "STRUCT<A INT NOT NULL, b: ARRAY<STRUCT<c: STRING>>, d MAP<STRING, STRUCT<c STRING>>>";
         assert_eq!(parse(sql).unwrap(), expected);
     }
 
     #[test]
     fn what_is_no_type_is_refused() {
-        for sql in [
-            "TIMESTMP",
-            "ARRAY<INT",
-            "ARRAY<INT>>",
-            "MAP<INT>",
-            "MAP<ARRAY<INT>>",
-            "DECIMAL(40, 2)",
-            "(",
-        ] {
+        for sql in ["TIMESTMP", "ARRAY<INT", "ARRAY<INT>>", "MAP<INT>", "MAP<ARRAY<INT>>", "DECIMAL(40, 2)", "("] {
             assert!(parse(sql).is_err(), "{sql}");
         }
-        let error = arrow_type(&ast::DataType::Custom(
-            vec![ast::Ident::new("TIMESTMP")].into(),
-            vec![],
-        ))
-        .unwrap_err();
-        assert!(
-            error.message().contains("did you mean TIMESTAMP?"),
-            "{error}"
-        );
+        let error = arrow_type(&ast::DataType::Custom(vec![ast::Ident::new("TIMESTMP")].into(), vec![])).unwrap_err();
+        assert!(error.message().contains("did you mean TIMESTAMP?"), "{error}");
     }
 }

@@ -7,17 +7,11 @@ use datafusion::common::{Column, DFSchema, Result as PlanResult};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
-use datafusion::logical_expr::planner::{
-    PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
-};
+use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col};
-use datafusion::sql::sqlparser::ast::{
-    self, FunctionArg, FunctionArgExpr, FunctionArguments, TableAlias, TableFactor,
-};
+use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, TableAlias, TableFactor};
 
-use super::stream_relation::{
-    RelationWatermark, STREAM_FUNCTION, StreamSource, decode_stream_relation,
-};
+use super::stream_relation::{RelationWatermark, STREAM_FUNCTION, StreamSource, decode_stream_relation};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::nodes::WatermarkNode;
@@ -51,59 +45,34 @@ impl RelationPlanner for StreamRelations {
             }
             _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(
-            plan, alias,
-        ))))
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
     }
 }
 
 /// A table function call in any of the forms in which the parser gives it.
 fn call_of(relation: &TableFactor) -> Option<(String, Vec<FunctionArg>, Option<TableAlias>)> {
     match relation {
-        TableFactor::Table {
-            name,
-            args: Some(args),
-            alias,
-            ..
-        } => Some((
-            name.to_string().to_lowercase(),
-            args.args.clone(),
-            alias.clone(),
-        )),
-        TableFactor::Function {
-            name, args, alias, ..
-        } => Some((name.to_string().to_lowercase(), args.clone(), alias.clone())),
-        TableFactor::TableFunction {
-            expr: ast::Expr::Function(function),
-            alias,
-        } => match &function.args {
-            FunctionArguments::List(list) => Some((
-                function.name.to_string().to_lowercase(),
-                list.args.clone(),
-                alias.clone(),
-            )),
+        TableFactor::Table { name, args: Some(args), alias, .. } => {
+            Some((name.to_string().to_lowercase(), args.args.clone(), alias.clone()))
+        }
+        TableFactor::Function { name, args, alias, .. } => {
+            Some((name.to_string().to_lowercase(), args.clone(), alias.clone()))
+        }
+        TableFactor::TableFunction { expr: ast::Expr::Function(function), alias } => match &function.args {
+            FunctionArguments::List(list) => {
+                Some((function.name.to_string().to_lowercase(), list.args.clone(), alias.clone()))
+            }
             _ => None,
         },
         _ => None,
     }
 }
 
-fn derived(
-    query: Box<ast::Query>,
-    context: &mut dyn RelationPlannerContext,
-) -> PlanResult<LogicalPlan> {
-    context.plan(TableFactor::Derived {
-        lateral: false,
-        subquery: query,
-        alias: None,
-        sample: None,
-    })
+fn derived(query: Box<ast::Query>, context: &mut dyn RelationPlannerContext) -> PlanResult<LogicalPlan> {
+    context.plan(TableFactor::Derived { lateral: false, subquery: query, alias: None, sample: None })
 }
 
-fn stream(
-    args: &[FunctionArg],
-    context: &mut dyn RelationPlannerContext,
-) -> PlanResult<LogicalPlan> {
+fn stream(args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> PlanResult<LogicalPlan> {
     let relation = decode_stream_relation(args)?;
     let StreamSource::Query(query) = relation.source else {
         return Err(Error::internal("a stream relation whose name was not resolved").into());
@@ -119,11 +88,7 @@ fn stream(
 }
 
 /// STREAM before a table makes a stream of it; before a stream it only adds options.
-fn as_stream(
-    plan: LogicalPlan,
-    options: &Options,
-    identified_by: Option<&str>,
-) -> PlanResult<LogicalPlan> {
+fn as_stream(plan: LogicalPlan, options: &Options, identified_by: Option<&str>) -> PlanResult<LogicalPlan> {
     let plan = on_scans(plan, |provider| {
         let any: &dyn std::any::Any = provider;
         let stream = match any.downcast_ref::<StaticTable>() {
@@ -139,10 +104,9 @@ fn as_stream(
         })
     })?;
     if !is_streaming(&plan) {
-        return Err(Error::invalid_query(
-            "STREAM takes an unbounded table, a table of files, or a view over a stream",
-        )
-        .into());
+        return Err(
+            Error::invalid_query("STREAM takes an unbounded table, a table of files, or a view over a stream").into()
+        );
     }
     Ok(plan)
 }
@@ -162,12 +126,9 @@ fn on_scans(
         let Some(stream) = change(provider.as_ref()) else {
             return Ok(Transformed::no(node));
         };
-        let scan = TableScanBuilder::new(
-            scan.table_name.clone(),
-            provider_as_source(Arc::new(stream)),
-        )
-        .with_projection(scan.projection.clone())
-        .build()?;
+        let scan = TableScanBuilder::new(scan.table_name.clone(), provider_as_source(Arc::new(stream)))
+            .with_projection(scan.projection.clone())
+            .build()?;
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })
     .map(|t| t.data)
@@ -181,10 +142,7 @@ fn with_watermark(
     // What the query says wins over what the table says.
     let plan = on_scans(plan, |provider| {
         let any: &dyn std::any::Any = provider;
-        any.downcast_ref::<StreamTable>().map(|s| StreamTable {
-            watermark: None,
-            ..s.clone()
-        })
+        any.downcast_ref::<StreamTable>().map(|s| StreamTable { watermark: None, ..s.clone() })
     })?;
     let schema = Arc::clone(plan.schema());
     let event_time = context.sql_to_expr(watermark.expr, &schema)?;
@@ -199,19 +157,10 @@ fn with_watermark(
         (expr, Some(name)) => {
             let mut columns = columns_of(&schema);
             columns.push(expr.alias(&name));
-            (
-                LogicalPlanBuilder::from(plan).project(columns)?.build()?,
-                Column::new_unqualified(name),
-            )
+            (LogicalPlanBuilder::from(plan).project(columns)?.build()?, Column::new_unqualified(name))
         }
     };
-    Ok(WatermarkNode {
-        input,
-        column,
-        delay_us: watermark.delay_us,
-        node: None,
-    }
-    .into_plan())
+    Ok(WatermarkNode { input, column, delay_us: watermark.delay_us, node: None }.into_plan())
 }
 
 fn columns_of(schema: &DFSchema) -> Vec<Expr> {
@@ -219,22 +168,11 @@ fn columns_of(schema: &DFSchema) -> Vec<Expr> {
 }
 
 /// TUMBLE(data, time, size) and HOP(data, time, slide, size): the rows, each with its window.
-fn windowed(
-    args: &[FunctionArg],
-    context: &mut dyn RelationPlannerContext,
-    hop: bool,
-) -> PlanResult<LogicalPlan> {
+fn windowed(args: &[FunctionArg], context: &mut dyn RelationPlannerContext, hop: bool) -> PlanResult<LogicalPlan> {
     let name = if hop { "HOP" } else { "TUMBLE" };
-    let usage = if hop {
-        "HOP(table, time, slide, size)"
-    } else {
-        "TUMBLE(table, time, size)"
-    };
+    let usage = if hop { "HOP(table, time, slide, size)" } else { "TUMBLE(table, time, size)" };
     let wrong = || Error::invalid_query(format!("{name} is called as {usage}"));
-    let exprs: Vec<ast::Expr> = args
-        .iter()
-        .map(|a| argument(a).ok_or_else(wrong))
-        .collect::<Result<_>>()?;
+    let exprs: Vec<ast::Expr> = args.iter().map(|a| argument(a).ok_or_else(wrong)).collect::<Result<_>>()?;
     let [ast::Expr::Subquery(data), time, durations @ ..] = exprs.as_slice() else {
         return Err(wrong().into());
     };
@@ -256,10 +194,7 @@ fn windowed(
         planned.insert(2, size);
     }
     let function = if hop { WINDOWS } else { WINDOW };
-    let function = functions()
-        .into_iter()
-        .find(|f| f.name() == function)
-        .ok_or_else(wrong)?;
+    let function = functions().into_iter().find(|f| f.name() == function).ok_or_else(wrong)?;
     let hidden = "__millstream_window";
     let mut columns = columns_of(&schema);
     let kept = columns.clone();
@@ -278,14 +213,8 @@ fn windowed(
 fn argument(arg: &FunctionArg) -> Option<ast::Expr> {
     match arg {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
-        | FunctionArg::Named {
-            arg: FunctionArgExpr::Expr(expr),
-            ..
-        }
-        | FunctionArg::ExprNamed {
-            arg: FunctionArgExpr::Expr(expr),
-            ..
-        } => Some(expr.clone()),
+        | FunctionArg::Named { arg: FunctionArgExpr::Expr(expr), .. }
+        | FunctionArg::ExprNamed { arg: FunctionArgExpr::Expr(expr), .. } => Some(expr.clone()),
         _ => None,
     }
 }

@@ -33,12 +33,7 @@ const DEPTH_LIMIT: usize = 200;
 
 /// Rewrites the tokens of one statement; they must hold no blanks and comments.
 pub(super) fn rewrite_relations(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
-    let mut pass = Pass {
-        output: Vec::with_capacity(tokens.len()),
-        input: tokens,
-        at: 0,
-        depth: 0,
-    };
+    let mut pass = Pass { output: Vec::with_capacity(tokens.len()), input: tokens, at: 0, depth: 0 };
     let mut top = true;
     while pass.at < pass.input.len() {
         pass.level(top, false)?;
@@ -77,9 +72,7 @@ impl Pass {
     /// comma is followed by a relation.
     fn level(&mut self, query: bool, in_from: bool) -> Parsed<()> {
         if self.depth == DEPTH_LIMIT {
-            return Err(
-                self.error("the statement is nested too deeply: move inner queries into views")
-            );
+            return Err(self.error("the statement is nested too deeply: move inner queries into views"));
         }
         self.depth += 1;
         self.copy_level(query || self.keyword(0) == Keyword::FROM, in_from)?;
@@ -142,11 +135,7 @@ impl Pass {
         let start = self.output.len();
         let span = self.span();
         let stream = self.at_stream_word();
-        let source = if stream {
-            self.stream()?
-        } else {
-            self.source()?
-        };
+        let source = if stream { self.stream()? } else { self.source()? };
         let Some(source) = source else { return Ok(()) };
         let clauses = self.clauses(stream, source)?;
         let plain = clauses.options.is_none() && clauses.watermark.is_none();
@@ -156,9 +145,7 @@ impl Pass {
         }
         let named = self.alias()?;
         if self.at_watermark(0) {
-            return Err(self.error(
-                "WATERMARK comes before the alias: write … WATERMARK … DELAY OF INTERVAL … AS x",
-            ));
+            return Err(self.error("WATERMARK comes before the alias: write … WATERMARK … DELAY OF INTERVAL … AS x"));
         }
         // without an alias the columns of `cat.t` are `t.c`, as they were before the rewrite
         if let (Source::Name, true, false, Some(last)) = (source, stream || !plain, named, last) {
@@ -172,9 +159,7 @@ impl Pass {
     fn source(&mut self) -> Parsed<Option<Source>> {
         match self.token(0) {
             Token::LParen => self.from_parenthesis().map(Some),
-            Token::Word(_)
-                if self.keyword(0) == Keyword::TABLE && *self.token(1) == Token::LParen =>
-            {
+            Token::Word(_) if self.keyword(0) == Keyword::TABLE && *self.token(1) == Token::LParen => {
                 self.take();
                 self.take();
                 self.source()?;
@@ -191,10 +176,7 @@ impl Pass {
     /// Copies what stands in parentheses where a relation stands: a query, or tables that are joined.
     fn from_parenthesis(&mut self) -> Parsed<Source> {
         self.take();
-        let starts_query = matches!(
-            self.keyword(0),
-            Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM
-        );
+        let starts_query = matches!(self.keyword(0), Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM);
         if starts_query {
             self.level(true, false)?;
         } else {
@@ -202,20 +184,13 @@ impl Pass {
             self.level(true, true)?;
         }
         self.take_closing();
-        Ok(if starts_query {
-            Source::Query
-        } else {
-            Source::Joins
-        })
+        Ok(if starts_query { Source::Query } else { Source::Joins })
     }
 
     /// Copies a name, or a function's call where a parenthesis follows it.
     fn name_or_call(&mut self) -> Parsed<Source> {
         let window = self.word(0).is_some_and(|w| {
-            w.quote_style.is_none()
-                && WINDOW_FUNCTIONS
-                    .iter()
-                    .any(|name| w.value.eq_ignore_ascii_case(name))
+            w.quote_style.is_none() && WINDOW_FUNCTIONS.iter().any(|name| w.value.eq_ignore_ascii_case(name))
         });
         let single = *self.token(1) != Token::Period;
         self.take();
@@ -241,37 +216,25 @@ impl Pass {
         if parenthesis {
             self.at += 1;
         }
-        if matches!(
-            self.keyword(0),
-            Keyword::SELECT | Keyword::WITH | Keyword::VALUES
-        ) || self.word(0).is_none()
-        {
-            return Err(self.error(
-                "STREAM is followed by the name of a table: write (SELECT … FROM STREAM <table>)",
-            ));
+        if matches!(self.keyword(0), Keyword::SELECT | Keyword::WITH | Keyword::VALUES) || self.word(0).is_none() {
+            return Err(self.error("STREAM is followed by the name of a table: write (SELECT … FROM STREAM <table>)"));
         }
         let source = self.name_or_call()?;
         if parenthesis {
             if *self.token(0) != Token::RParen {
-                return Err(self.error(
-                    "expected ')' after the table: clauses and alias stand behind STREAM(<table>)",
-                ));
+                return Err(self.error("expected ')' after the table: clauses and alias stand behind STREAM(<table>)"));
             }
             self.at += 1;
         }
         if is_word(self.token(0), "CHANGES") && self.keyword(1) == Keyword::FROM {
-            return Err(self.error(
-                "CHANGES FROM is not supported: a stream begins at its source's startingOffsets",
-            ));
+            return Err(self.error("CHANGES FROM is not supported: a stream begins at its source's startingOffsets"));
         }
         Ok(Some(source))
     }
 
     /// Copies INTERVAL and what follows it; numbers and units become one text.
     fn interval(&mut self) {
-        let rewritten = self
-            .interval_text(1)
-            .and_then(|(text, count)| Some((canonical(&text).ok()?, count)));
+        let rewritten = self.interval_text(1).and_then(|(text, count)| Some((canonical(&text).ok()?, count)));
         self.take();
         if let Some((text, count)) = rewritten {
             let span = self.span();
@@ -296,10 +259,7 @@ impl Pass {
         }
         let mut parts = Vec::new();
         while let Token::Number(number, _) | Token::SingleQuotedString(number) = self.token(next) {
-            let Some(unit) = self
-                .word(next + 1)
-                .filter(|w| w.quote_style.is_none() && is_unit(&w.value))
-            else {
+            let Some(unit) = self.word(next + 1).filter(|w| w.quote_style.is_none() && is_unit(&w.value)) else {
                 break;
             };
             parts.push(format!("{number} {}", unit.value));
@@ -335,10 +295,8 @@ impl Pass {
             Source::Call => self.select_all(relation, span),
         }
         let options = clauses.options.unwrap_or_default();
-        let options: serde_json::Map<String, serde_json::Value> = options
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.into()))
-            .collect();
+        let options: serde_json::Map<String, serde_json::Value> =
+            options.iter().map(|(k, v)| (k.to_string(), v.into())).collect();
         self.push_text(serde_json::Value::Object(options).to_string(), span);
         self.push_text(clauses.identified_by.unwrap_or_default(), span);
         self.push(Token::Comma, span);
@@ -355,21 +313,13 @@ impl Pass {
         self.push_text(alias, span);
         self.push_text(delay, span);
         self.push(Token::Comma, span);
-        self.push(
-            Token::make_keyword(if stream { "TRUE" } else { "FALSE" }),
-            span,
-        );
+        self.push(Token::make_keyword(if stream { "TRUE" } else { "FALSE" }), span);
         self.push(Token::RParen, span);
     }
 
     /// Puts `(SELECT * FROM relation)` out.
     fn select_all(&mut self, relation: Vec<TokenWithSpan>, span: Span) {
-        for token in [
-            Token::LParen,
-            Token::make_keyword("SELECT"),
-            Token::Mul,
-            Token::make_keyword("FROM"),
-        ] {
+        for token in [Token::LParen, Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")] {
             self.push(token, span);
         }
         self.output.extend(relation);
@@ -385,9 +335,7 @@ impl Pass {
             Token::LParen => true,
             Token::Word(_) => {
                 let keyword = self.keyword(1);
-                keyword != Keyword::AS
-                    && !RESERVED_FOR_TABLE_ALIAS.contains(&keyword)
-                    && !self.at_watermark(1)
+                keyword != Keyword::AS && !RESERVED_FOR_TABLE_ALIAS.contains(&keyword) && !self.at_watermark(1)
             }
             _ => false,
         }
@@ -407,9 +355,7 @@ impl Pass {
 
     /// Returns the keyword `ahead`, or `NoKeyword` where there is none: `t.from` holds none either.
     fn keyword(&self, ahead: usize) -> Keyword {
-        let behind = (self.at + ahead)
-            .checked_sub(1)
-            .and_then(|i| self.input.get(i));
+        let behind = (self.at + ahead).checked_sub(1).and_then(|i| self.input.get(i));
         match self.word(ahead) {
             Some(word) if behind.is_none_or(|t| t.token != Token::Period) => word.keyword,
             _ => Keyword::NoKeyword,
@@ -517,34 +463,13 @@ mod tests {
         for (from, call) in [
             ("STREAM tt", "('tt', '{}', '', NULL, '', '', true) AS tt"),
             ("STREAM(tt)", "('tt', '{}', '', NULL, '', '', true) AS tt"),
-            (
-                "stream(cat.tt) AS x",
-                "('cat.tt', '{}', '', NULL, '', '', true) AS x",
-            ),
-            (
-                "STREAM cat.`T t`",
-                "('cat.\"T t\"', '{}', '', NULL, '', '', true) AS `T t`",
-            ),
-            (
-                "STREAM stream",
-                "('stream', '{}', '', NULL, '', '', true) AS stream",
-            ),
-            (
-                "STREAM range(10)",
-                "((SELECT * FROM range(10)), '{}', '', NULL, '', '', true)",
-            ),
-            (
-                "STREAM tt WITH ('k'='1')",
-                "('tt', '{\"k\":\"1\"}', '', NULL, '', '', true) AS tt",
-            ),
-            (
-                "STREAM tt IDENTIFIED BY src1",
-                "('tt', '{}', 'src1', NULL, '', '', true) AS tt",
-            ),
-            (
-                "STREAM(tt) IDENTIFIED BY a AS b",
-                "('tt', '{}', 'a', NULL, '', '', true) AS b",
-            ),
+            ("stream(cat.tt) AS x", "('cat.tt', '{}', '', NULL, '', '', true) AS x"),
+            ("STREAM cat.`T t`", "('cat.\"T t\"', '{}', '', NULL, '', '', true) AS `T t`"),
+            ("STREAM stream", "('stream', '{}', '', NULL, '', '', true) AS stream"),
+            ("STREAM range(10)", "((SELECT * FROM range(10)), '{}', '', NULL, '', '', true)"),
+            ("STREAM tt WITH ('k'='1')", "('tt', '{\"k\":\"1\"}', '', NULL, '', '', true) AS tt"),
+            ("STREAM tt IDENTIFIED BY src1", "('tt', '{}', 'src1', NULL, '', '', true) AS tt"),
+            ("STREAM(tt) IDENTIFIED BY a AS b", "('tt', '{}', 'a', NULL, '', '', true) AS b"),
             (
                 "STREAM tt WATERMARK ts DELAY OF INTERVAL 10 SECONDS",
                 "('tt', '{}', '', ts, '', '10 SECONDS', true) AS tt",
@@ -553,10 +478,7 @@ mod tests {
                 "STREAM tt WITH ('a'='1') WATERMARK ts DELAY OF INTERVAL '10' SECOND AS x",
                 "('tt', '{\"a\":\"1\"}', '', ts, '', '10 SECOND', true) AS x",
             ),
-            (
-                "s WATERMARK ts DELAY OF INTERVAL '10 seconds'",
-                "('s', '{}', '', ts, '', '10 seconds', false) AS s",
-            ),
+            ("s WATERMARK ts DELAY OF INTERVAL '10 seconds'", "('s', '{}', '', ts, '', '10 seconds', false) AS s"),
             (
                 "s WATERMARK timestamp_seconds(v) AS et DELAY OF INTERVAL 1 HOUR 30 MINUTES",
                 "('s', '{}', '', timestamp_seconds(v), 'et', '1 HOUR 30 MINUTES', false) AS s",
@@ -568,11 +490,7 @@ mod tests {
             ),
         ] {
             let sql = format!("SELECT * FROM {from}");
-            assert_eq!(
-                rewritten(&sql),
-                format!("SELECT * FROM __millstream_stream{call}"),
-                "{sql}"
-            );
+            assert_eq!(rewritten(&sql), format!("SELECT * FROM __millstream_stream{call}"), "{sql}");
         }
     }
 
@@ -583,10 +501,7 @@ mod tests {
                    WHERE k IN (SELECT k FROM STREAM g GROUP BY k) UNION ALL (SELECT * FROM STREAM h LIMIT 1)";
         let text = rewritten(sql);
         for name in ["b", "d", "f", "g", "h"] {
-            assert!(
-                text.contains(&format!("__millstream_stream('{name}'")),
-                "{name}: {text}"
-            );
+            assert!(text.contains(&format!("__millstream_stream('{name}'")), "{name}: {text}");
         }
         assert_eq!(text.matches("__millstream_stream").count(), 5, "{text}");
     }
@@ -654,83 +569,30 @@ mod tests {
             ("'10'", "10"),
         ] {
             let sql = format!("SELECT ts - INTERVAL {interval} AS x FROM t");
-            assert_eq!(
-                rewritten(&sql),
-                format!("SELECT ts - INTERVAL '{text}' AS x FROM t"),
-                "{sql}"
-            );
+            assert_eq!(rewritten(&sql), format!("SELECT ts - INTERVAL '{text}' AS x FROM t"), "{sql}");
         }
     }
 
     #[test]
     fn errors_stand_at_their_place() {
         for (rest, column, part) in [
-            (
-                "STREAM tt AS x WATERMARK ts DELAY OF INTERVAL 10 SECONDS",
-                30,
-                "WATERMARK comes before the alias",
-            ),
-            (
-                "s x WATERMARK ts DELAY OF INTERVAL 10 SECONDS",
-                19,
-                "WATERMARK comes before the alias",
-            ),
-            (
-                "s WATERMARK ts DELAY OF '10 seconds'",
-                39,
-                "write DELAY OF INTERVAL '10 seconds'",
-            ),
-            (
-                "s WATERMARK ts DELAY OF INTERVAL 10 SECNDS",
-                48,
-                "did you mean 'seconds'?",
-            ),
-            (
-                "s WATERMARK ts DELAY OF INTERVAL -10 SECONDS",
-                39,
-                "is negative",
-            ),
-            (
-                "s WATERMARK ts WHERE k = 1",
-                30,
-                "WATERMARK has no DELAY OF",
-            ),
-            (
-                "s WATERMARK ts DELAY INTERVAL 10 SECONDS",
-                55,
-                "WATERMARK has no DELAY OF",
-            ),
-            (
-                "s WATERMARK f(v) DELAY OF INTERVAL 10 SECONDS",
-                27,
-                "needs a name",
-            ),
+            ("STREAM tt AS x WATERMARK ts DELAY OF INTERVAL 10 SECONDS", 30, "WATERMARK comes before the alias"),
+            ("s x WATERMARK ts DELAY OF INTERVAL 10 SECONDS", 19, "WATERMARK comes before the alias"),
+            ("s WATERMARK ts DELAY OF '10 seconds'", 39, "write DELAY OF INTERVAL '10 seconds'"),
+            ("s WATERMARK ts DELAY OF INTERVAL 10 SECNDS", 48, "did you mean 'seconds'?"),
+            ("s WATERMARK ts DELAY OF INTERVAL -10 SECONDS", 39, "is negative"),
+            ("s WATERMARK ts WHERE k = 1", 30, "WATERMARK has no DELAY OF"),
+            ("s WATERMARK ts DELAY INTERVAL 10 SECONDS", 55, "WATERMARK has no DELAY OF"),
+            ("s WATERMARK f(v) DELAY OF INTERVAL 10 SECONDS", 27, "needs a name"),
             ("s IDENTIFIED BY src1", 17, "write STREAM before the table"),
-            (
-                "STREAM(SELECT * FROM tt)",
-                22,
-                "followed by the name of a table",
-            ),
-            (
-                "STREAM t IDENTIFIED BY a IDENTIFIED BY b",
-                40,
-                "written twice",
-            ),
-            (
-                "STREAM t CHANGES FROM VERSION 1",
-                24,
-                "CHANGES FROM is not supported",
-            ),
+            ("STREAM(SELECT * FROM tt)", 22, "followed by the name of a table"),
+            ("STREAM t IDENTIFIED BY a IDENTIFIED BY b", 40, "written twice"),
+            ("STREAM t CHANGES FROM VERSION 1", 24, "CHANGES FROM is not supported"),
         ] {
             let piece = Piece::new(format!("SELECT * FROM {rest}"));
             let tokens = piece.tokens().unwrap();
-            let error = piece
-                .error(rewrite_relations(tokens.clone()).unwrap_err(), &tokens)
-                .to_string();
-            assert!(
-                error.contains(&format!("line 1, column {column}:")) && error.contains(part),
-                "{rest}: {error}"
-            );
+            let error = piece.error(rewrite_relations(tokens.clone()).unwrap_err(), &tokens).to_string();
+            assert!(error.contains(&format!("line 1, column {column}:")) && error.contains(part), "{rest}: {error}");
         }
         let deep = Piece::new("(".repeat(100_000));
         assert!(rewrite_relations(deep.tokens().unwrap()).is_err());

@@ -83,11 +83,7 @@ const COMMON_WORDS: &[&str] = &[
 impl Piece {
     /// Makes the piece of a text that is one statement.
     pub fn new(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            line: 1,
-            column: 1,
-        }
+        Self { text: text.into(), line: 1, column: 1 }
     }
 
     /// Returns the tokens that mean something, in places of the script.
@@ -127,11 +123,7 @@ impl Piece {
 impl SyntaxError {
     /// Makes an error at a place, or at the end of the text where there is none.
     pub(super) fn new(at: Option<Location>, message: impl Into<String>) -> Self {
-        Self {
-            at,
-            message: message.into(),
-            guess: false,
-        }
+        Self { at, message: message.into(), guess: false }
     }
 
     /// Makes an error at the token that `parser` would read next.
@@ -150,10 +142,9 @@ impl From<ParserError> for SyntaxError {
     fn from(error: ParserError) -> Self {
         let (message, at) = match error {
             ParserError::ParserError(m) | ParserError::TokenizerError(m) => locate(&m),
-            ParserError::RecursionLimitExceeded => (
-                "the statement is nested too deeply: move inner queries into views".to_string(),
-                None,
-            ),
+            ParserError::RecursionLimitExceeded => {
+                ("the statement is nested too deeply: move inner queries into views".to_string(), None)
+            }
         };
         Self::new(at, message).guessing()
     }
@@ -163,9 +154,7 @@ impl From<DataFusionError> for SyntaxError {
     fn from(error: DataFusionError) -> Self {
         match error {
             DataFusionError::SQL(inner, _) => Self::from(*inner),
-            DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => {
-                Self::from(*inner)
-            }
+            DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => Self::from(*inner),
             other => {
                 let (message, at) = locate(Error::from(other).message());
                 Self::new(at, message).guessing()
@@ -191,21 +180,12 @@ pub fn split_script(text: &str) -> Result<Vec<Piece>> {
         let index = usize::try_from(at.line.saturating_sub(1)).unwrap_or(usize::MAX);
         let column = usize::try_from(at.column.saturating_sub(1)).unwrap_or(usize::MAX);
         match (starts.get(index), lines.get(index)) {
-            (Some(start), Some(line)) => {
-                start
-                    + line
-                        .char_indices()
-                        .nth(column)
-                        .map_or(line.len(), |(i, _)| i)
-            }
+            (Some(start), Some(line)) => start + line.char_indices().nth(column).map_or(line.len(), |(i, _)| i),
             _ => text.len(),
         }
     };
     let piece = |(start, end): (Location, Location)| Piece {
-        text: text
-            .get(byte(start)..byte(end))
-            .unwrap_or_default()
-            .to_string(),
+        text: text.get(byte(start)..byte(end)).unwrap_or_default().to_string(),
         line: start.line,
         column: start.column,
     };
@@ -229,29 +209,18 @@ pub fn split_script(text: &str) -> Result<Vec<Piece>> {
 pub fn point(text: &str, at: Location, message: &str) -> String {
     let head = format!("line {}, column {}: {message}", at.line, at.column);
     let index = usize::try_from(at.line.saturating_sub(1)).unwrap_or(usize::MAX);
-    let Some(line) = text
-        .split('\n')
-        .nth(index)
-        .map(|line| line.trim_end_matches('\r'))
-    else {
+    let Some(line) = text.split('\n').nth(index).map(|line| line.trim_end_matches('\r')) else {
         return head;
     };
     let before = usize::try_from(at.column.saturating_sub(1)).unwrap_or(usize::MAX);
     // tabs stay tabs, so that the caret stands below its character however wide a tab is shown
-    let pad: String = line
-        .chars()
-        .take(before)
-        .map(|c| if c == '\t' { '\t' } else { ' ' })
-        .collect();
+    let pad: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     format!("{head}\n  {line}\n  {pad}^")
 }
 
 impl From<tokenizer::Location> for Location {
     fn from(at: tokenizer::Location) -> Self {
-        Self {
-            line: at.line,
-            column: at.column,
-        }
+        Self { line: at.line, column: at.column }
     }
 }
 
@@ -270,64 +239,38 @@ pub(super) fn parse_query(text: &str) -> Result<Query> {
 }
 
 fn tokenize(text: &str) -> Result<Vec<TokenWithSpan>> {
-    Tokenizer::new(&DIALECT, text)
-        .tokenize_with_location()
-        .map_err(|e| {
-            let at = Location::from(e.location);
-            Error::invalid_query(point(text, at, &e.message))
-        })
+    Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|e| {
+        let at = Location::from(e.location);
+        Error::invalid_query(point(text, at, &e.message))
+    })
 }
 
 fn end_of(text: &str) -> Location {
     let line = text.split('\n').count();
-    let last = text
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('\r');
+    let last = text.rsplit('\n').next().unwrap_or_default().trim_end_matches('\r');
     let column = last.chars().count() + 1;
-    Location {
-        line: u64::try_from(line).unwrap_or(1),
-        column: u64::try_from(column).unwrap_or(1),
-    }
+    Location { line: u64::try_from(line).unwrap_or(1), column: u64::try_from(column).unwrap_or(1) }
 }
 
 /// Takes the place off the end of a parser's message.
 fn locate(message: &str) -> (String, Option<Location>) {
     let found = message.rsplit_once(" at Line: ").and_then(|(head, place)| {
         let (line, column) = place.split_once(", Column: ")?;
-        Some((
-            head.to_string(),
-            Some(Location {
-                line: line.parse().ok()?,
-                column: column.trim().parse().ok()?,
-            }),
-        ))
+        Some((head.to_string(), Some(Location { line: line.parse().ok()?, column: column.trim().parse().ok()? })))
     });
     found.unwrap_or((message.to_string(), None))
 }
 
 /// Finds the word that the token at `at`, or the one before it, may have been meant as.
 fn misspelt(tokens: &[TokenWithSpan], at: Location) -> Option<&'static str> {
-    let index = tokens
-        .iter()
-        .position(|t| location(t) == Some(at))
-        .unwrap_or(tokens.len());
+    let index = tokens.iter().position(|t| location(t) == Some(at)).unwrap_or(tokens.len());
     let before = index.checked_sub(1).and_then(|i| tokens.get(i));
-    tokens
-        .get(index)
-        .into_iter()
-        .chain(before)
-        .find_map(|token| match &token.token {
-            Token::Word(w)
-                if w.quote_style.is_none()
-                    && w.keyword == Keyword::NoKeyword
-                    && w.value.len() > 3 =>
-            {
-                nearest(&w.value, COMMON_WORDS)
-            }
-            _ => None,
-        })
+    tokens.get(index).into_iter().chain(before).find_map(|token| match &token.token {
+        Token::Word(w) if w.quote_style.is_none() && w.keyword == Keyword::NoKeyword && w.value.len() > 3 => {
+            nearest(&w.value, COMMON_WORDS)
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -335,11 +278,7 @@ mod tests {
     use super::*;
 
     fn pieces(text: &str) -> Vec<(String, u64, u64)> {
-        split_script(text)
-            .unwrap()
-            .into_iter()
-            .map(|p| (p.text, p.line, p.column))
-            .collect()
+        split_script(text).unwrap().into_iter().map(|p| (p.text, p.line, p.column)).collect()
     }
 
     #[test]
@@ -349,11 +288,7 @@ mod tests {
         assert_eq!(
             pieces(text),
             vec![
-                (
-                    "SELECT ';' AS \"a;b\", `c;d` -- no; not here\n, 1".to_string(),
-                    1,
-                    1
-                ),
+                ("SELECT ';' AS \"a;b\", `c;d` -- no; not here\n, 1".to_string(), 1, 1),
                 ("SELECT 2".to_string(), 5, 2),
                 ("SELECT é3".to_string(), 5, 13),
             ]
@@ -363,9 +298,7 @@ mod tests {
 
     #[test]
     fn a_quote_that_does_not_end_is_pointed_at() {
-        let error = split_script("SELECT 1;\nSELECT 'abc")
-            .unwrap_err()
-            .to_string();
+        let error = split_script("SELECT 1;\nSELECT 'abc").unwrap_err().to_string();
         assert!(error.contains("line 2, column 8"), "{error}");
         assert!(error.ends_with("  SELECT 'abc\n         ^"), "{error}");
     }
@@ -373,29 +306,14 @@ mod tests {
     #[test]
     fn the_caret_stands_below_the_place() {
         let at = Location { line: 2, column: 4 };
-        assert_eq!(
-            point("a\n\tb\tc\r\nd", at, "here"),
-            "line 2, column 4: here\n  \tb\tc\n  \t \t^"
-        );
-        assert_eq!(
-            point("a", Location { line: 9, column: 1 }, "gone"),
-            "line 9, column 1: gone"
-        );
+        assert_eq!(point("a\n\tb\tc\r\nd", at, "here"), "line 2, column 4: here\n  \tb\tc\n  \t \t^");
+        assert_eq!(point("a", Location { line: 9, column: 1 }, "gone"), "line 9, column 1: gone");
     }
 
     #[test]
     fn tokens_of_a_piece_stand_where_the_script_has_them() {
         let piece = split_script("SELECT 1;\n\n  SELECT x").unwrap().remove(1);
         let places: Vec<_> = piece.tokens().unwrap().iter().map(location).collect();
-        assert_eq!(
-            places,
-            vec![
-                Some(Location { line: 3, column: 3 }),
-                Some(Location {
-                    line: 3,
-                    column: 10
-                })
-            ]
-        );
+        assert_eq!(places, vec![Some(Location { line: 3, column: 3 }), Some(Location { line: 3, column: 10 })]);
     }
 }

@@ -10,15 +10,11 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 pub use super::clause::{FlowClauses, TableDefinition, TableWatermark, TriggerClause};
-pub use super::create::{
-    CreateFlow, CreateMaterializedView, CreateStreamingTable, CreateTable, CreateView, Insert,
-};
+pub use super::create::{CreateFlow, CreateMaterializedView, CreateStreamingTable, CreateTable, CreateView, Insert};
 use super::create::{create, insert};
 use super::relation_tokens::rewrite_relations;
 use super::script::{DIALECT, Parsed, Piece};
-use super::words::{
-    ends_at, expect_end, expect_word, is_word, normal, skip, table_name, take_words, word_at,
-};
+use super::words::{ends_at, expect_end, expect_word, is_word, normal, skip, table_name, take_words, word_at};
 use crate::error::Result;
 
 /// A statement, parsed and not planned.
@@ -124,9 +120,7 @@ pub fn parse_statement(piece: &Piece) -> Result<Statement> {
 
 fn parse_tokens(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
     let tokens = rewrite_relations(tokens)?;
-    let mut df = DFParserBuilder::new(tokens)
-        .with_dialect(&DIALECT)
-        .build()?;
+    let mut df = DFParserBuilder::new(tokens).with_dialect(&DIALECT).build()?;
     let statement = statement(&mut df)?;
     expect_end(&mut df.parser)?;
     Ok(statement)
@@ -155,20 +149,14 @@ fn statement(df: &mut DFParser<'_>) -> Parsed<Statement> {
         ("STOP", _) => {
             skip(parser, 1);
             expect_word(parser, "FLOW", "STOP")?;
-            Ok(Statement::StopFlow {
-                name: flow_name(parser)?,
-            })
+            Ok(Statement::StopFlow { name: flow_name(parser)? })
         }
         ("START", word) if word != "TRANSACTION" => {
             skip(parser, 1);
             expect_word(parser, "FLOW", "START")?;
-            Ok(Statement::StartFlow {
-                name: flow_name(parser)?,
-            })
+            Ok(Statement::StartFlow { name: flow_name(parser)? })
         }
-        ("DROP", "FLOW" | "TABLE" | "VIEW" | "STREAMING" | "MATERIALIZED") => {
-            drop_one(parser, &second)
-        }
+        ("DROP", "FLOW" | "TABLE" | "VIEW" | "STREAMING" | "MATERIALIZED") => drop_one(parser, &second),
         _ => other(df),
     }
 }
@@ -204,18 +192,9 @@ fn drop_one(parser: &mut Parser<'_>, kind: &str) -> Parsed<Statement> {
     }
     let if_exists = take_words(parser, &["IF", "EXISTS"]);
     Ok(match kind {
-        "FLOW" => Statement::DropFlow {
-            name: flow_name(parser)?,
-            if_exists,
-        },
-        "TABLE" | "STREAMING" => Statement::DropTable {
-            name: table_name(parser)?,
-            if_exists,
-        },
-        _ => Statement::DropView {
-            name: table_name(parser)?,
-            if_exists,
-        },
+        "FLOW" => Statement::DropFlow { name: flow_name(parser)?, if_exists },
+        "TABLE" | "STREAMING" => Statement::DropTable { name: table_name(parser)?, if_exists },
+        _ => Statement::DropView { name: table_name(parser)?, if_exists },
     })
 }
 
@@ -225,9 +204,7 @@ fn describe(df: &mut DFParser<'_>) -> Parsed<Statement> {
     // a table may be called flow
     if word == "FLOW" && matches!(parser.peek_nth_token_ref(2).token, Token::Word(_)) {
         skip(parser, 2);
-        return Ok(Statement::DescribeFlow {
-            name: flow_name(parser)?,
-        });
+        return Ok(Statement::DescribeFlow { name: flow_name(parser)? });
     }
     if matches!(word.as_str(), "SELECT" | "WITH" | "VALUES" | "INSERT") {
         return other(df);
@@ -238,9 +215,7 @@ fn describe(df: &mut DFParser<'_>) -> Parsed<Statement> {
             take_words(parser, &[word]);
         }
     }
-    Ok(Statement::Describe {
-        name: table_name(parser)?,
-    })
+    Ok(Statement::Describe { name: table_name(parser)? })
 }
 
 fn explain(df: &mut DFParser<'_>) -> Parsed<Statement> {
@@ -252,24 +227,15 @@ fn explain(df: &mut DFParser<'_>) -> Parsed<Statement> {
     ahead += usize::from(verbose);
     if word_at(parser, ahead) == "FLOW" {
         skip(parser, ahead + 1);
-        return Ok(Statement::Explain {
-            analyze,
-            verbose,
-            what: Explained::Flow(flow_name(parser)?),
-        });
+        return Ok(Statement::Explain { analyze, verbose, what: Explained::Flow(flow_name(parser)?) });
     }
     // EXPLAIN FORMAT tree … and EXPLAIN (ANALYZE, …) … are DataFusion's own
-    if word_at(parser, ahead) == "FORMAT" || parser.peek_nth_token_ref(ahead).token == Token::LParen
-    {
+    if word_at(parser, ahead) == "FORMAT" || parser.peek_nth_token_ref(ahead).token == Token::LParen {
         return other(df);
     }
     skip(parser, ahead);
     let statement = statement(df)?;
-    Ok(Statement::Explain {
-        analyze,
-        verbose,
-        what: Explained::Statement(Box::new(statement)),
-    })
+    Ok(Statement::Explain { analyze, verbose, what: Explained::Statement(Box::new(statement)) })
 }
 
 /// Reads `SET key = value`, `SET key TO value` and `SET TIME ZONE value`.
@@ -277,10 +243,7 @@ fn set(df: &mut DFParser<'_>) -> Parsed<Statement> {
     let parser = &mut df.parser;
     if word_at(parser, 1) == "TIME" && word_at(parser, 2) == "ZONE" {
         skip(parser, 3);
-        return Ok(Statement::Set {
-            key: "timezone".to_string(),
-            value: rest(parser),
-        });
+        return Ok(Statement::Set { key: "timezone".to_string(), value: rest(parser) });
     }
     let mut key = String::new();
     let mut ahead = 1;
@@ -295,17 +258,11 @@ fn set(df: &mut DFParser<'_>) -> Parsed<Statement> {
         ahead += 1;
     }
     let joint = &parser.peek_nth_token_ref(ahead).token;
-    if key.is_empty()
-        || !(*joint == Token::Eq || is_word(joint, "TO"))
-        || ends_at(parser, ahead + 1)
-    {
+    if key.is_empty() || !(*joint == Token::Eq || is_word(joint, "TO")) || ends_at(parser, ahead + 1) {
         return other(df);
     }
     skip(parser, ahead + 1);
-    Ok(Statement::Set {
-        key,
-        value: rest(parser),
-    })
+    Ok(Statement::Set { key, value: rest(parser) })
 }
 
 /// Takes all that is left as one value: the text of a single literal, or the words as they were written.
@@ -314,30 +271,15 @@ fn rest(parser: &mut Parser<'_>) -> String {
     while !ends_at(parser, 0) {
         tokens.push(parser.next_token());
     }
-    if let [
-        TokenWithSpan {
-            token: Token::SingleQuotedString(text),
-            ..
-        },
-    ] = tokens.as_slice()
-    {
+    if let [TokenWithSpan { token: Token::SingleQuotedString(text), .. }] = tokens.as_slice() {
         return text.clone();
     }
-    if let [
-        TokenWithSpan {
-            token: Token::Word(word),
-            ..
-        },
-    ] = tokens.as_slice()
-    {
+    if let [TokenWithSpan { token: Token::Word(word), .. }] = tokens.as_slice() {
         return word.value.clone();
     }
     let mut value = String::new();
     for (i, token) in tokens.iter().enumerate() {
-        let apart = i
-            .checked_sub(1)
-            .and_then(|i| tokens.get(i))
-            .is_some_and(|t| t.span.end != token.span.start);
+        let apart = i.checked_sub(1).and_then(|i| tokens.get(i)).is_some_and(|t| t.span.end != token.span.start);
         if apart {
             value.push(' ');
         }
@@ -363,67 +305,19 @@ mod tests {
             ("SHOW FLOWS", Statement::ShowFlows),
             ("show tables;", Statement::ShowTables),
             ("DESCRIBE FLOW f", Statement::DescribeFlow { name: flow() }),
-            (
-                "DESC flow",
-                Statement::Describe {
-                    name: table("flow"),
-                },
-            ),
-            (
-                "DESCRIBE TABLE EXTENDED T",
-                Statement::Describe { name: table("t") },
-            ),
+            ("DESC flow", Statement::Describe { name: table("flow") }),
+            ("DESCRIBE TABLE EXTENDED T", Statement::Describe { name: table("t") }),
             ("STOP FLOW F", Statement::StopFlow { name: flow() }),
             ("START FLOW f", Statement::StartFlow { name: flow() }),
-            (
-                "DROP FLOW f",
-                Statement::DropFlow {
-                    name: flow(),
-                    if_exists: false,
-                },
-            ),
-            (
-                "DROP FLOW IF EXISTS f",
-                Statement::DropFlow {
-                    name: flow(),
-                    if_exists: true,
-                },
-            ),
-            (
-                "DROP TABLE t",
-                Statement::DropTable {
-                    name: table("t"),
-                    if_exists: false,
-                },
-            ),
-            (
-                "DROP STREAMING TABLE IF EXISTS t",
-                Statement::DropTable {
-                    name: table("t"),
-                    if_exists: true,
-                },
-            ),
-            (
-                "DROP VIEW v",
-                Statement::DropView {
-                    name: table("v"),
-                    if_exists: false,
-                },
-            ),
-            (
-                "DROP MATERIALIZED VIEW v",
-                Statement::DropView {
-                    name: table("v"),
-                    if_exists: false,
-                },
-            ),
+            ("DROP FLOW f", Statement::DropFlow { name: flow(), if_exists: false }),
+            ("DROP FLOW IF EXISTS f", Statement::DropFlow { name: flow(), if_exists: true }),
+            ("DROP TABLE t", Statement::DropTable { name: table("t"), if_exists: false }),
+            ("DROP STREAMING TABLE IF EXISTS t", Statement::DropTable { name: table("t"), if_exists: true }),
+            ("DROP VIEW v", Statement::DropView { name: table("v"), if_exists: false }),
+            ("DROP MATERIALIZED VIEW v", Statement::DropView { name: table("v"), if_exists: false }),
             (
                 "EXPLAIN ANALYZE FLOW f",
-                Statement::Explain {
-                    analyze: true,
-                    verbose: false,
-                    what: Explained::Flow(flow()),
-                },
+                Statement::Explain { analyze: true, verbose: false, what: Explained::Flow(flow()) },
             ),
             (
                 "EXPLAIN EXTENDED SHOW FLOWS",
@@ -443,19 +337,12 @@ mod tests {
         for (sql, key, value) in [
             ("SET TIME ZONE 'Europe/Paris'", "timezone", "Europe/Paris"),
             ("SET timezone = UTC", "timezone", "UTC"),
-            (
-                "SET spark.sql.shuffle.Partitions = 5",
-                "spark.sql.shuffle.Partitions",
-                "5",
-            ),
+            ("SET spark.sql.shuffle.Partitions = 5", "spark.sql.shuffle.Partitions", "5"),
             ("SET a.b-c TO on", "a.b-c", "on"),
             ("set a = 10 seconds", "a", "10 seconds"),
             ("SET a = -1", "a", "-1"),
         ] {
-            let expected = Statement::Set {
-                key: key.to_string(),
-                value: value.to_string(),
-            };
+            let expected = Statement::Set { key: key.to_string(), value: value.to_string() };
             assert_eq!(parse(sql).unwrap(), expected, "{sql}");
         }
     }
@@ -485,114 +372,40 @@ mod tests {
             "(SELECT 1) UNION ALL (SELECT 2)",
             "VALUES (1, 'a')",
         ] {
-            assert!(
-                matches!(parse(sql), Ok(Statement::Query(_))),
-                "{sql}: {:?}",
-                parse(sql)
-            );
+            assert!(matches!(parse(sql), Ok(Statement::Query(_))), "{sql}: {:?}", parse(sql));
         }
-        for sql in [
-            "CREATE TABLE ct AS SELECT * FROM s",
-            "COPY t TO 'x.csv'",
-            "START TRANSACTION",
-            "EXPLAIN (SELECT 1)",
-        ] {
-            assert!(
-                matches!(parse(sql), Ok(Statement::Other(_))),
-                "{sql}: {:?}",
-                parse(sql)
-            );
+        for sql in
+            ["CREATE TABLE ct AS SELECT * FROM s", "COPY t TO 'x.csv'", "START TRANSACTION", "EXPLAIN (SELECT 1)"]
+        {
+            assert!(matches!(parse(sql), Ok(Statement::Other(_))), "{sql}: {:?}", parse(sql));
         }
     }
 
     #[test]
     fn errors_name_the_near_miss() {
         for (sql, part) in [
-            (
-                "SELEC * FROM t",
-                "column 1: Expected: an SQL statement, found: SELEC; did you mean SELECT?",
-            ),
+            ("SELEC * FROM t", "column 1: Expected: an SQL statement, found: SELEC; did you mean SELECT?"),
             ("SELECT * FROM t GRUOP BY k", "did you mean GROUP?"),
-            (
-                "CREATE FLWO f AS INSERT INTO t SELECT 1",
-                "column 8: unexpected 'FLWO' after CREATE; did you mean FLOW?",
-            ),
-            (
-                "CREATE FLOW f OUTPT MODE append AS INSERT INTO t SELECT 1",
-                "did you mean OUTPUT MODE?",
-            ),
-            (
-                "CREATE FLOW f OUTPUT MOD append AS INSERT INTO t SELECT 1",
-                "expected MODE after OUTPUT, found 'MOD'",
-            ),
-            (
-                "CREATE FLOW f OUTPUT MODE apend AS INSERT INTO t SELECT 1",
-                "did you mean append?",
-            ),
-            (
-                "CREATE FLOW f TRIGGER AVAILBLE NOW AS INSERT INTO t SELECT 1",
-                "did you mean AVAILABLE NOW?",
-            ),
-            (
-                "CREATE FLOW f TRIGGER PROCESSING TIME '5 secnds' AS INSERT INTO t SELECT 1",
-                "did you mean 'seconds'?",
-            ),
-            (
-                "CREATE FLOW f TRIGGER ONCE TRIGGER ONCE AS INSERT INTO t SELECT 1",
-                "TRIGGER is written twice",
-            ),
-            (
-                "CREATE FLOW f",
-                "column 14: unexpected the end of the statement; expected OUTPUT MODE",
-            ),
-            (
-                "CREATE FLOW f AS SELECT 1",
-                "expected INSERT INTO <table> and a query, found 'SELECT'",
-            ),
-            (
-                "CREATE FLOW f AS INSERT ONCE INTO st SELECT 1",
-                "expected INTO after INSERT, found 'ONCE'",
-            ),
-            (
-                "CREATE FLOW f AS AUTO CDC INTO st FROM STREAM tt KEYS (k) SEQUENCE BY ts",
-                "AUTO CDC is not supported",
-            ),
-            (
-                "CREATE STREAM x AS SELECT 1",
-                "write CREATE UNBOUNDED EXTERNAL TABLE",
-            ),
-            (
-                "CREATE OR REPLACE STREAMING TABLE st",
-                "OR REPLACE does not go with STREAMING",
-            ),
-            (
-                "CREATE UNBOUNDED TABLE t (a INT)",
-                "expected EXTERNAL TABLE after UNBOUNDED, found 'TABLE'",
-            ),
-            (
-                "CREATE EXTERNAL TABLE t (a INTT) STORED AS JSON",
-                "column 28: there is no type INTT; did you mean INT?",
-            ),
-            (
-                "CREATE EXTERNAL TABLE t (a INT) STORD AS JSON",
-                "did you mean STORED AS?",
-            ),
-            (
-                "CREATE EXTERNAL TABLE t (tsx TIMESTAMP, WATERMARK FOR ts AS ts)",
-                "did you mean tsx?",
-            ),
-            (
-                "CREATE EXTERNAL TABLE t (a TIMESTAMP, WATERMARK FOR a AS b)",
-                "a watermark is its column less a delay",
-            ),
-            (
-                "START STREAM x",
-                "expected FLOW after START, found 'STREAM'",
-            ),
-            (
-                "SELECT * FROM s WATERMARK ts DELAY OF '10 seconds'",
-                "write DELAY OF INTERVAL '10 seconds'",
-            ),
+            ("CREATE FLWO f AS INSERT INTO t SELECT 1", "column 8: unexpected 'FLWO' after CREATE; did you mean FLOW?"),
+            ("CREATE FLOW f OUTPT MODE append AS INSERT INTO t SELECT 1", "did you mean OUTPUT MODE?"),
+            ("CREATE FLOW f OUTPUT MOD append AS INSERT INTO t SELECT 1", "expected MODE after OUTPUT, found 'MOD'"),
+            ("CREATE FLOW f OUTPUT MODE apend AS INSERT INTO t SELECT 1", "did you mean append?"),
+            ("CREATE FLOW f TRIGGER AVAILBLE NOW AS INSERT INTO t SELECT 1", "did you mean AVAILABLE NOW?"),
+            ("CREATE FLOW f TRIGGER PROCESSING TIME '5 secnds' AS INSERT INTO t SELECT 1", "did you mean 'seconds'?"),
+            ("CREATE FLOW f TRIGGER ONCE TRIGGER ONCE AS INSERT INTO t SELECT 1", "TRIGGER is written twice"),
+            ("CREATE FLOW f", "column 14: unexpected the end of the statement; expected OUTPUT MODE"),
+            ("CREATE FLOW f AS SELECT 1", "expected INSERT INTO <table> and a query, found 'SELECT'"),
+            ("CREATE FLOW f AS INSERT ONCE INTO st SELECT 1", "expected INTO after INSERT, found 'ONCE'"),
+            ("CREATE FLOW f AS AUTO CDC INTO st FROM STREAM tt KEYS (k) SEQUENCE BY ts", "AUTO CDC is not supported"),
+            ("CREATE STREAM x AS SELECT 1", "write CREATE UNBOUNDED EXTERNAL TABLE"),
+            ("CREATE OR REPLACE STREAMING TABLE st", "OR REPLACE does not go with STREAMING"),
+            ("CREATE UNBOUNDED TABLE t (a INT)", "expected EXTERNAL TABLE after UNBOUNDED, found 'TABLE'"),
+            ("CREATE EXTERNAL TABLE t (a INTT) STORED AS JSON", "column 28: there is no type INTT; did you mean INT?"),
+            ("CREATE EXTERNAL TABLE t (a INT) STORD AS JSON", "did you mean STORED AS?"),
+            ("CREATE EXTERNAL TABLE t (tsx TIMESTAMP, WATERMARK FOR ts AS ts)", "did you mean tsx?"),
+            ("CREATE EXTERNAL TABLE t (a TIMESTAMP, WATERMARK FOR a AS b)", "a watermark is its column less a delay"),
+            ("START STREAM x", "expected FLOW after START, found 'STREAM'"),
+            ("SELECT * FROM s WATERMARK ts DELAY OF '10 seconds'", "write DELAY OF INTERVAL '10 seconds'"),
             ("SELECT 'abc", "column 8: Unterminated string literal"),
         ] {
             let error = parse(sql).unwrap_err();
@@ -615,8 +428,7 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_line_in_the_script() {
-        let script =
-            "SELECT 1; SELECT 2;\n  CREATE FLOW f OUTPT MODE append\n  AS INSERT INTO t SELECT 1";
+        let script = "SELECT 1; SELECT 2;\n  CREATE FLOW f OUTPT MODE append\n  AS INSERT INTO t SELECT 1";
         let piece = split_script(script).unwrap().remove(2);
         let expected = "invalid query: line 2, column 17: unexpected 'OUTPT'; did you mean OUTPUT MODE?\n\
                         \x20   CREATE FLOW f OUTPT MODE append\n\

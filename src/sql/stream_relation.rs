@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, ObjectName, Query, Value, ValueWithSpan,
-};
+use datafusion::sql::sqlparser::ast::{Expr, FunctionArg, FunctionArgExpr, ObjectName, Query, Value, ValueWithSpan};
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::script::DIALECT;
@@ -60,18 +58,7 @@ pub struct RelationWatermark {
 /// `InvalidQuery` where the arguments are not those that the rewrite of stream relations makes.
 pub fn decode_stream_relation(args: &[FunctionArg]) -> Result<StreamRelation> {
     let exprs: Option<Vec<&Expr>> = args.iter().map(unnamed).collect();
-    let Some(
-        [
-            source,
-            options,
-            identified_by,
-            expr,
-            alias,
-            delay,
-            stream_word,
-        ],
-    ) = exprs.as_deref()
-    else {
+    let Some([source, options, identified_by, expr, alias, delay, stream_word]) = exprs.as_deref() else {
         return Err(by_hand());
     };
     let source = match source {
@@ -81,11 +68,9 @@ pub fn decode_stream_relation(args: &[FunctionArg]) -> Result<StreamRelation> {
     let options: BTreeMap<String, String> = serde_json::from_str(text(options)?)?;
     let watermark = match text(delay)? {
         "" => None,
-        delay => Some(RelationWatermark {
-            expr: (*expr).clone(),
-            alias: given(text(alias)?),
-            delay_us: duration_us(delay)?,
-        }),
+        delay => {
+            Some(RelationWatermark { expr: (*expr).clone(), alias: given(text(alias)?), delay_us: duration_us(delay)? })
+        }
     };
     let stream_word = match value(stream_word) {
         Some(Value::Boolean(word)) => *word,
@@ -133,9 +118,7 @@ fn object_name(text: &str) -> Result<ObjectName> {
 }
 
 fn by_hand() -> Error {
-    Error::invalid_query(format!(
-        "{STREAM_FUNCTION} is not called by hand: write FROM STREAM <table>"
-    ))
+    Error::invalid_query(format!("{STREAM_FUNCTION} is not called by hand: write FROM STREAM <table>"))
 }
 
 #[cfg(test)]
@@ -150,10 +133,7 @@ mod tests {
 
     fn query(sql: &str) -> Box<Query> {
         let tokens = rewrite_relations(Piece::new(sql).tokens().unwrap()).unwrap();
-        Parser::new(&DIALECT)
-            .with_tokens_with_locations(tokens)
-            .parse_query()
-            .unwrap()
+        Parser::new(&DIALECT).with_tokens_with_locations(tokens).parse_query().unwrap()
     }
 
     /// The stream relations of a query, with their aliases.
@@ -162,15 +142,9 @@ mod tests {
         impl Visitor for Found {
             type Break = ();
             fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-                if let TableFactor::Table {
-                    args: Some(args),
-                    alias,
-                    ..
-                } = factor
-                {
+                if let TableFactor::Table { args: Some(args), alias, .. } = factor {
                     let alias = alias.as_ref().map(|a| a.name.to_string());
-                    self.0
-                        .push((decode_stream_relation(&args.args).unwrap(), alias));
+                    self.0.push((decode_stream_relation(&args.args).unwrap(), alias));
                 }
                 ControlFlow::Continue(())
             }
@@ -185,23 +159,12 @@ mod tests {
         let sql = "SELECT * FROM STREAM cat.\"It's\" WITH ('maxFilesPerTrigger' = '1', k 'it''s') IDENTIFIED BY src1 \
                    WATERMARK f(v, 'x') AS Et DELAY OF INTERVAL '1' HOUR AS x";
         let (relation, alias) = relations(sql).remove(0);
-        assert_eq!(
-            relation.source,
-            StreamSource::Name(object_name("cat.\"It's\"").unwrap())
-        );
-        assert_eq!(
-            relation.options,
-            [("maxFilesPerTrigger", "1"), ("k", "it's")]
-                .into_iter()
-                .collect()
-        );
+        assert_eq!(relation.source, StreamSource::Name(object_name("cat.\"It's\"").unwrap()));
+        assert_eq!(relation.options, [("maxFilesPerTrigger", "1"), ("k", "it's")].into_iter().collect());
         assert_eq!(relation.identified_by.as_deref(), Some("src1"));
         let watermark = relation.watermark.unwrap();
         assert_eq!(watermark.expr.to_string(), "f(v, 'x')");
-        assert_eq!(
-            (watermark.alias.as_deref(), watermark.delay_us),
-            (Some("et"), 3_600_000_000)
-        );
+        assert_eq!((watermark.alias.as_deref(), watermark.delay_us), (Some("et"), 3_600_000_000));
         assert!(relation.stream_word);
         assert_eq!(alias.as_deref(), Some("x"));
     }
@@ -210,16 +173,9 @@ mod tests {
     fn a_sub_query_with_a_watermark_comes_back() {
         let sql = "SELECT * FROM (SELECT * FROM s) WATERMARK ts DELAY OF INTERVAL 10 SECONDS AS y";
         let (relation, alias) = relations(sql).remove(0);
-        assert_eq!(
-            relation.source,
-            StreamSource::Query(query("SELECT * FROM s"))
-        );
+        assert_eq!(relation.source, StreamSource::Query(query("SELECT * FROM s")));
         assert_eq!(relation.watermark.unwrap().delay_us, 10_000_000);
-        assert!(
-            !relation.stream_word
-                && relation.options.is_empty()
-                && relation.identified_by.is_none()
-        );
+        assert!(!relation.stream_word && relation.options.is_empty() && relation.identified_by.is_none());
         assert_eq!(alias.as_deref(), Some("y"));
     }
 

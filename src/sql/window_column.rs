@@ -8,9 +8,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, OrderBy, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, Value, VisitMut, VisitorMut,
+    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr,
+    Ident, ObjectName, OrderBy, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Value, VisitMut,
+    VisitorMut,
 };
 
 /// Functions whose call in GROUP BY makes a column of their name.
@@ -48,22 +48,13 @@ fn resolve_body(body: &mut SetExpr, order_by: Option<&mut OrderBy>) {
 fn resolve_select(select: &mut Select, mut order_by: Option<&mut OrderBy>) {
     for name in WINDOW_COLUMNS {
         let call = match &select.group_by {
-            GroupByExpr::Expressions(keys, _) => {
-                keys.iter().find(|key| is_call(key, name)).cloned()
-            }
+            GroupByExpr::Expressions(keys, _) => keys.iter().find(|key| is_call(key, name)).cloned(),
             GroupByExpr::All(_) => None,
         };
         let Some(call) = call else { continue };
-        let mut column = WindowColumn {
-            name,
-            call: &call,
-            inside: 0,
-        };
+        let mut column = WindowColumn { name, call: &call, inside: 0 };
         let items = std::mem::take(&mut select.projection);
-        select.projection = items
-            .into_iter()
-            .flat_map(|item| column.resolve_item(item))
-            .collect();
+        select.projection = items.into_iter().flat_map(|item| column.resolve_item(item)).collect();
         let _ = select.having.visit(&mut column);
         let _ = select.qualify.visit(&mut column);
         if let Some(order_by) = order_by.as_deref_mut() {
@@ -122,15 +113,13 @@ impl WindowColumn<'_> {
                     None => SelectItem::UnnamedExpr(expr),
                 }]
             }
-            SelectItem::QualifiedWildcard(
-                SelectItemQualifiedWildcardKind::ObjectName(ref name),
-                _,
-            ) if self.is_column_name(name) => ["start", "end"]
-                .map(|field| SelectItem::ExprWithAlias {
-                    expr: get_field(self.call, field),
-                    alias: quoted(field),
-                })
-                .into(),
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(ref name), _)
+                if self.is_column_name(name) =>
+            {
+                ["start", "end"]
+                    .map(|field| SelectItem::ExprWithAlias { expr: get_field(self.call, field), alias: quoted(field) })
+                    .into()
+            }
             _ => {
                 let _ = item.visit(self);
                 vec![item]
@@ -143,9 +132,7 @@ impl WindowColumn<'_> {
         match expr {
             Expr::Identifier(ident) => self.is_column(ident).then(|| self.call.clone()),
             Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-                [column, field] if self.is_column(column) => {
-                    Some(get_field(self.call, field_name(field)?))
-                }
+                [column, field] if self.is_column(column) => Some(get_field(self.call, field_name(field)?)),
                 _ => None,
             },
             Expr::CompoundFieldAccess { root, access_chain } => match access_chain.as_slice() {
@@ -167,9 +154,7 @@ impl WindowColumn<'_> {
                 _ => None,
             },
             Expr::CompoundFieldAccess { root, access_chain } => match access_chain.as_slice() {
-                [AccessExpr::Dot(Expr::Identifier(field))] if is_call(root, self.name) => {
-                    field_name(field).map(quoted)
-                }
+                [AccessExpr::Dot(Expr::Identifier(field))] if is_call(root, self.name) => field_name(field).map(quoted),
                 _ => None,
             },
             call => is_call(call, self.name).then(|| Ident::new(self.name)),
@@ -196,26 +181,17 @@ fn is_call(expr: &Expr, name: &str) -> bool {
     let [part] = function.name.0.as_slice() else {
         return false;
     };
-    function.over.is_none()
-        && part
-            .as_ident()
-            .is_some_and(|ident| ident.value.eq_ignore_ascii_case(name))
+    function.over.is_none() && part.as_ident().is_some_and(|ident| ident.value.eq_ignore_ascii_case(name))
 }
 
 /// Returns which field of a window an identifier names.
 fn field_name(ident: &Ident) -> Option<&'static str> {
-    ["start", "end"]
-        .into_iter()
-        .find(|field| ident.value.eq_ignore_ascii_case(field))
+    ["start", "end"].into_iter().find(|field| ident.value.eq_ignore_ascii_case(field))
 }
 
 /// END is a word of SQL: as an alias it stands in quotes.
 fn quoted(field: &str) -> Ident {
-    if field == "end" {
-        Ident::with_quote('"', field)
-    } else {
-        Ident::new(field)
-    }
+    if field == "end" { Ident::with_quote('"', field) } else { Ident::new(field) }
 }
 
 /// Makes `get_field(window, 'field')`.
@@ -246,11 +222,7 @@ mod tests {
     use super::*;
 
     fn resolved(sql: &str) -> String {
-        let mut query = Parser::new(&DIALECT)
-            .try_with_sql(sql)
-            .unwrap()
-            .parse_query()
-            .unwrap();
+        let mut query = Parser::new(&DIALECT).try_with_sql(sql).unwrap().parse_query().unwrap();
         resolve_window_columns(&mut query);
         query.to_string()
     }
@@ -265,44 +237,23 @@ mod tests {
     #[test]
     fn mentions_of_the_column_become_the_call() {
         for (select, expected) in [
-            (
-                "window, k, count(*) AS n FROM t",
-                "$W AS window, k, count(*) AS n FROM t",
-            ),
-            (
-                "WINDOW.START AS s, `window`.end AS e FROM t",
-                "$S AS s, $E AS e FROM t",
-            ),
-            (
-                "window.start, window.end, $W FROM t",
-                "$S AS start, $E AS \"end\", $W AS window FROM t",
-            ),
+            ("window, k, count(*) AS n FROM t", "$W AS window, k, count(*) AS n FROM t"),
+            ("WINDOW.START AS s, `window`.end AS e FROM t", "$S AS s, $E AS e FROM t"),
+            ("window.start, window.end, $W FROM t", "$S AS start, $E AS \"end\", $W AS window FROM t"),
             ("window.* FROM t", "$S AS start, $E AS \"end\" FROM t"),
             ("$W.start FROM t", "$S AS start FROM t"),
-            (
-                "window_time(window) AS wt FROM t",
-                "window_time($W) AS wt FROM t",
-            ),
+            ("window_time(window) AS wt FROM t", "window_time($W) AS wt FROM t"),
             ("max(v) + 1, t.window FROM t", "max(v) + 1, t.window FROM t"),
-            (
-                "(SELECT max(window) FROM u) AS m FROM t",
-                "(SELECT max(window) FROM u) AS m FROM t",
-            ),
+            ("(SELECT max(window) FROM u) AS m FROM t", "(SELECT max(window) FROM u) AS m FROM t"),
         ] {
             let sql = written(&format!("SELECT {select} GROUP BY $W, k"));
-            assert_eq!(
-                resolved(&sql),
-                written(&format!("SELECT {expected} GROUP BY $W, k")),
-                "{sql}"
-            );
+            assert_eq!(resolved(&sql), written(&format!("SELECT {expected} GROUP BY $W, k")), "{sql}");
         }
     }
 
     #[test]
     fn having_and_order_by_name_the_column_too() {
-        let sql = written(
-            "SELECT k FROM t GROUP BY $W, k HAVING window.start > x ORDER BY window.end, window",
-        );
+        let sql = written("SELECT k FROM t GROUP BY $W, k HAVING window.start > x ORDER BY window.end, window");
         let expected = written("SELECT k FROM t GROUP BY $W, k HAVING $S > x ORDER BY $E, $W");
         assert_eq!(resolved(&sql), expected);
     }

@@ -29,18 +29,12 @@ pub(super) fn word_at(parser: &Parser<'_>, ahead: usize) -> String {
 
 /// Returns whether the token `ahead` ends the statement.
 pub(super) fn ends_at(parser: &Parser<'_>, ahead: usize) -> bool {
-    matches!(
-        parser.peek_nth_token_ref(ahead).token,
-        Token::EOF | Token::SemiColon
-    )
+    matches!(parser.peek_nth_token_ref(ahead).token, Token::EOF | Token::SemiColon)
 }
 
 /// Takes `words` where they come next, all or none.
 pub(super) fn take_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
-    let found = words
-        .iter()
-        .enumerate()
-        .all(|(i, word)| is_word(&parser.peek_nth_token_ref(i).token, word));
+    let found = words.iter().enumerate().all(|(i, word)| is_word(&parser.peek_nth_token_ref(i).token, word));
     if found {
         skip(parser, words.len());
     }
@@ -59,11 +53,7 @@ pub(super) fn expect_word(parser: &mut Parser<'_>, word: &str, after: &str) -> P
     if take_words(parser, &[word]) {
         return Ok(());
     }
-    Err(SyntaxError::here(
-        parser,
-        format!("expected {word} after {after}, found {}", found(parser)),
-    )
-    .guessing())
+    Err(SyntaxError::here(parser, format!("expected {word} after {after}, found {}", found(parser))).guessing())
 }
 
 /// Takes the end of the statement.
@@ -71,11 +61,10 @@ pub(super) fn expect_end(parser: &mut Parser<'_>) -> Parsed<()> {
     while parser.consume_token(&Token::SemiColon) {}
     match parser.peek_token_ref().token {
         Token::EOF => Ok(()),
-        _ => Err(SyntaxError::here(
-            parser,
-            format!("expected the end of the statement, found {}", found(parser)),
-        )
-        .guessing()),
+        _ => {
+            Err(SyntaxError::here(parser, format!("expected the end of the statement, found {}", found(parser)))
+                .guessing())
+        }
     }
 }
 
@@ -104,27 +93,17 @@ fn first_word(clause: &str) -> &str {
 }
 
 /// Fills a clause's place, which must still be empty.
-pub(super) fn once<T>(
-    parser: &Parser<'_>,
-    place: &mut Option<T>,
-    value: T,
-    clause: &str,
-) -> Parsed<()> {
+pub(super) fn once<T>(parser: &Parser<'_>, place: &mut Option<T>, value: T, clause: &str) -> Parsed<()> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(SyntaxError::here(
-            parser,
-            format!("{clause} is written twice: keep one"),
-        )),
+        Some(_) => Err(SyntaxError::here(parser, format!("{clause} is written twice: keep one"))),
     }
 }
 
 /// Reads a text in single quotes; `what` says what it is.
 pub(super) fn text(parser: &mut Parser<'_>, what: &str) -> Parsed<String> {
     let value = match &parser.peek_token_ref().token {
-        Token::SingleQuotedString(s)
-        | Token::EscapedStringLiteral(s)
-        | Token::UnicodeStringLiteral(s) => s.clone(),
+        Token::SingleQuotedString(s) | Token::EscapedStringLiteral(s) | Token::UnicodeStringLiteral(s) => s.clone(),
         _ => {
             let message = format!("expected {what} in single quotes, found {}", found(parser));
             return Err(SyntaxError::here(parser, message));
@@ -162,8 +141,7 @@ pub(super) fn name(parser: &mut Parser<'_>) -> Parsed<String> {
 pub(super) fn table_name(parser: &mut Parser<'_>) -> Parsed<TableReference> {
     let at = location(parser.peek_token_ref());
     let parts = parser.parse_object_name(false)?;
-    object_name_to_table_reference(parts, true)
-        .map_err(|e| SyntaxError::new(at, Error::from(e).message()))
+    object_name_to_table_reference(parts, true).map_err(|e| SyntaxError::new(at, Error::from(e).message()))
 }
 
 /// Reads names in parentheses.
@@ -192,10 +170,7 @@ pub(super) fn options(parser: &mut Parser<'_>) -> Parsed<Options> {
         let _ = parser.consume_token(&Token::Eq);
         let value = option_value(parser, &key)?;
         if options.get(&key).is_some() {
-            return Err(SyntaxError::new(
-                key_at,
-                format!("option '{key}' is written twice: keep one"),
-            ));
+            return Err(SyntaxError::new(key_at, format!("option '{key}' is written twice: keep one")));
         }
         options.set(key, value);
         if !parser.consume_token(&Token::Comma) {
@@ -220,20 +195,13 @@ fn option_name(parser: &mut Parser<'_>) -> Parsed<String> {
 }
 
 fn option_value(parser: &mut Parser<'_>, key: &str) -> Parsed<String> {
-    let sign = if parser.consume_token(&Token::Minus) {
-        "-"
-    } else {
-        ""
-    };
+    let sign = if parser.consume_token(&Token::Minus) { "-" } else { "" };
     let value = match &parser.peek_token_ref().token {
         Token::Number(n, _) => format!("{sign}{n}"),
         Token::Word(w) if sign.is_empty() => w.value.clone(),
         _ if sign.is_empty() => return text(parser, &format!("the value of option '{key}'")),
         _ => {
-            return Err(SyntaxError::here(
-                parser,
-                format!("expected a number after '-', found {}", found(parser)),
-            ));
+            return Err(SyntaxError::here(parser, format!("expected a number after '-', found {}", found(parser))));
         }
     };
     parser.advance_token();
@@ -252,19 +220,11 @@ mod tests {
 
     #[test]
     fn options_are_read_in_every_spelling() {
-        let options =
-            read("('k' 'v', 'maxFilesPerTrigger' = 1, a.b.c = true, compression gzip, offset -3,)")
-                .unwrap();
+        let options = read("('k' 'v', 'maxFilesPerTrigger' = 1, a.b.c = true, compression gzip, offset -3,)").unwrap();
         let all: Vec<_> = options.iter().collect();
         assert_eq!(
             all,
-            vec![
-                ("a.b.c", "true"),
-                ("compression", "gzip"),
-                ("k", "v"),
-                ("maxFilesPerTrigger", "1"),
-                ("offset", "-3")
-            ]
+            vec![("a.b.c", "true"), ("compression", "gzip"), ("k", "v"), ("maxFilesPerTrigger", "1"), ("offset", "-3")]
         );
         assert!(read("()").unwrap().is_empty());
     }

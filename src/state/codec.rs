@@ -25,12 +25,8 @@ const FORMAT_KEY: &str = "millstream.state.format";
 /// `Internal` where Arrow cannot write the schema.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
     let metadata = HashMap::from([(FORMAT_KEY.to_string(), FORMAT.to_string())]);
-    let schema = Arc::new(Schema::new_with_metadata(
-        batch.schema().fields().clone(),
-        metadata,
-    ));
-    let options =
-        IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let schema = Arc::new(Schema::new_with_metadata(batch.schema().fields().clone(), metadata));
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
     writer.write(&batch.clone().with_schema(schema)?)?;
     Ok(writer.into_inner()?.into())
@@ -59,11 +55,7 @@ pub fn decode(bytes: Bytes, expected: &SchemaRef, location: &str) -> Result<Vec<
         }
     }
     let same = schema.fields().len() == expected.fields().len()
-        && schema
-            .fields()
-            .iter()
-            .zip(expected.fields())
-            .all(|(a, b)| a.data_type() == b.data_type());
+        && schema.fields().iter().zip(expected.fields()).all(|(a, b)| a.data_type() == b.data_type());
     if !same {
         return Err(Error::incompatible(format!(
             "{location} holds the state of another query: its columns are {}, this query's {}",
@@ -71,16 +63,10 @@ pub fn decode(bytes: Bytes, expected: &SchemaRef, location: &str) -> Result<Vec<
             describe(expected)
         )));
     }
-    reader
-        .map(|batch| Ok(batch.map_err(torn)?.with_schema(Arc::clone(expected))?))
-        .collect()
+    reader.map(|batch| Ok(batch.map_err(torn)?.with_schema(Arc::clone(expected))?)).collect()
 }
 
 fn describe(schema: &Schema) -> String {
-    let columns: Vec<String> = schema
-        .fields()
-        .iter()
-        .map(|f| format!("{} {}", f.name(), f.data_type()))
-        .collect();
+    let columns: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
     columns.join(", ")
 }

@@ -7,8 +7,8 @@ use std::hash::Hasher;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray};
 use datafusion::arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal128Type, Float32Type, Float64Type,
-    Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal128Type, Float32Type, Float64Type, Int8Type,
+    Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use twox_hash::XxHash64;
@@ -25,10 +25,7 @@ pub fn lane_of(key_group: usize, lanes: usize) -> usize {
 
 /// Returns the lane that owns the one row of an operator without keys.
 pub fn keyless_lane(lanes: usize) -> usize {
-    lane_of(
-        (XxHash64::with_seed(0).finish() % KEY_GROUPS as u64) as usize,
-        lanes,
-    )
+    lane_of((XxHash64::with_seed(0).finish() % KEY_GROUPS as u64) as usize, lanes)
 }
 
 /// Returns the key group of each of `rows` rows.
@@ -40,19 +37,14 @@ pub fn key_groups(keys: &[ArrayRef], rows: usize) -> Result<Vec<usize>> {
     for key in keys {
         hash_column(key, &mut hashers)?;
     }
-    Ok(hashers
-        .iter()
-        .map(|h| (h.finish() % KEY_GROUPS as u64) as usize)
-        .collect())
+    Ok(hashers.iter().map(|h| (h.finish() % KEY_GROUPS as u64) as usize).collect())
 }
 
 fn hash_column(key: &ArrayRef, hashers: &mut [XxHash64]) -> Result<()> {
     match key.data_type() {
         DataType::Boolean => {
             let values: &BooleanArray = key.as_boolean();
-            each(key, hashers, |row, h| {
-                h.write_u8(u8::from(values.value(row)))
-            });
+            each(key, hashers, |row, h| h.write_u8(u8::from(values.value(row))));
         }
         DataType::Int8 => whole::<Int8Type>(key, hashers, i64::from),
         DataType::Int16 => whole::<Int16Type>(key, hashers, i64::from),
@@ -68,9 +60,7 @@ fn hash_column(key: &ArrayRef, hashers: &mut [XxHash64]) -> Result<()> {
         DataType::Float64 => whole::<Float64Type>(key, hashers, float_bits),
         DataType::Decimal128(..) => {
             let values: &PrimitiveArray<Decimal128Type> = key.as_primitive();
-            each(key, hashers, |row, h| {
-                h.write(&values.value(row).to_le_bytes())
-            });
+            each(key, hashers, |row, h| h.write(&values.value(row).to_le_bytes()));
         }
         DataType::Utf8 => {
             let values = key.as_string::<i32>();
@@ -91,9 +81,7 @@ fn hash_column(key: &ArrayRef, hashers: &mut [XxHash64]) -> Result<()> {
         _ => {
             let options = FormatOptions::default();
             let formatter = ArrayFormatter::try_new(key.as_ref(), &options)?;
-            each(key, hashers, |row, h| {
-                text(h, formatter.value(row).to_string().as_bytes())
-            });
+            each(key, hashers, |row, h| text(h, formatter.value(row).to_string().as_bytes()));
         }
     }
     Ok(())
@@ -117,15 +105,9 @@ fn text(hasher: &mut XxHash64, bytes: &[u8]) {
     hasher.write(bytes);
 }
 
-fn whole<T: ArrowPrimitiveType>(
-    key: &ArrayRef,
-    hashers: &mut [XxHash64],
-    widen: impl Fn(T::Native) -> i64,
-) {
+fn whole<T: ArrowPrimitiveType>(key: &ArrayRef, hashers: &mut [XxHash64], widen: impl Fn(T::Native) -> i64) {
     let values: &PrimitiveArray<T> = key.as_primitive();
-    each(key, hashers, |row, h| {
-        h.write(&widen(values.value(row)).to_le_bytes())
-    });
+    each(key, hashers, |row, h| h.write(&widen(values.value(row)).to_le_bytes()));
 }
 
 fn each(key: &ArrayRef, hashers: &mut [XxHash64], mut write: impl FnMut(usize, &mut XxHash64)) {
@@ -160,10 +142,7 @@ mod tests {
     fn an_encoding_in_memory_does_not_matter() {
         let plain: ArrayRef = Arc::new(StringArray::from(vec!["x", "yy", "zzz"]));
         let view: ArrayRef = Arc::new(StringViewArray::from(vec!["x", "yy", "zzz"]));
-        assert_eq!(
-            key_groups(&[plain], 3).unwrap(),
-            key_groups(&[view], 3).unwrap()
-        );
+        assert_eq!(key_groups(&[plain], 3).unwrap(), key_groups(&[view], 3).unwrap());
     }
 
     #[test]

@@ -59,13 +59,7 @@ pub struct LaneStore {
 impl LaneStore {
     /// Makes an empty store.
     pub fn new(operator: usize, lane: usize, tables: KeyedTables) -> Self {
-        Self {
-            operator,
-            lane,
-            tables,
-            files: Vec::new(),
-            regrouped: false,
-        }
+        Self { operator, lane, tables, files: Vec::new(), regrouped: false }
     }
 
     /// Returns the files that make the current version, snapshot first.
@@ -79,12 +73,7 @@ impl LaneStore {
     ///
     /// # Errors
     /// `Unavailable` or `ResourcesExhausted` where the store cannot be written.
-    pub async fn commit(
-        &mut self,
-        store: &dyn DurableStore,
-        version: i64,
-        run: u64,
-    ) -> Result<&[StateFile]> {
+    pub async fn commit(&mut self, store: &dyn DurableStore, version: i64, run: u64) -> Result<&[StateFile]> {
         let delta = self.tables.take_changes()?;
         if delta.is_none() && !self.regrouped {
             return Ok(&self.files);
@@ -99,30 +88,16 @@ impl LaneStore {
             self.files.clear();
         }
         if let Some(batch) = batch {
-            let suffix = if kind == FileKind::Snapshot {
-                "snapshot"
-            } else {
-                "delta"
-            };
+            let suffix = if kind == FileKind::Snapshot { "snapshot" } else { "delta" };
             let name = format!("{}/{}/{version}-{run}.{suffix}", self.operator, self.lane);
             let bytes = codec::encode(&batch)?;
-            let file = StateFile {
-                name,
-                lane: self.lane,
-                version,
-                kind,
-                length: bytes.len() as u64,
-                crc32: checksum(&bytes),
-            };
+            let file =
+                StateFile { name, lane: self.lane, version, kind, length: bytes.len() as u64, crc32: checksum(&bytes) };
             fail::fail_point!("state.delta_partly_written");
             if !store.create(&file.name, bytes).await? {
                 return Err(Error::new(
                     crate::error::ErrorKind::Fenced,
-                    format!(
-                        "{}/{} exists: another process runs on this checkpoint",
-                        store.location(),
-                        file.name
-                    ),
+                    format!("{}/{} exists: another process runs on this checkpoint", store.location(), file.name),
                 ));
             }
             fail::fail_point!("state.some_deltas_written");
@@ -142,10 +117,7 @@ impl LaneStore {
         lanes: usize,
         old_lanes: usize,
     ) -> Result<()> {
-        let mut ordered: Vec<&StateFile> = files
-            .iter()
-            .filter(|f| lanes != old_lanes || f.lane == self.lane)
-            .collect();
+        let mut ordered: Vec<&StateFile> = files.iter().filter(|f| lanes != old_lanes || f.lane == self.lane).collect();
         ordered.sort_by_key(|f| (f.version, f.lane));
         for file in &ordered {
             let bytes = read_verified(store, file).await?;
@@ -156,19 +128,12 @@ impl LaneStore {
                     if lanes == old_lanes {
                         return Ok(vec![true; rows]);
                     }
-                    Ok(key_groups(keys, rows)?
-                        .into_iter()
-                        .map(|g| lane_of(g, lanes) == lane)
-                        .collect())
+                    Ok(key_groups(keys, rows)?.into_iter().map(|g| lane_of(g, lanes) == lane).collect())
                 })?;
             }
         }
         self.regrouped = lanes != old_lanes;
-        self.files = if self.regrouped {
-            Vec::new()
-        } else {
-            ordered.into_iter().cloned().collect()
-        };
+        self.files = if self.regrouped { Vec::new() } else { ordered.into_iter().cloned().collect() };
         Ok(())
     }
 
@@ -179,11 +144,7 @@ impl LaneStore {
         };
         let deltas = self.files.iter().filter(|f| f.kind == FileKind::Delta);
         let (count, bytes) = deltas.fold((0, 0), |(n, b), f| (n + 1, b + f.length));
-        let base = if first.kind == FileKind::Snapshot {
-            first.length
-        } else {
-            0
-        };
+        let base = if first.kind == FileKind::Snapshot { first.length } else { 0 };
         count >= MAX_DELTAS || (count >= MIN_DELTAS && bytes > base)
     }
 }
@@ -192,9 +153,7 @@ async fn read_verified(store: &dyn DurableStore, file: &StateFile) -> Result<Byt
     let location = format!("{}/{}", store.location(), file.name);
     let remedy = "restore it from a copy, or rewind the checkpoint to a batch before it";
     let Some(bytes) = store.read(&file.name).await? else {
-        return Err(Error::corrupt(format!(
-            "{location} is missing, but the commit log lists it; {remedy}"
-        )));
+        return Err(Error::corrupt(format!("{location} is missing, but the commit log lists it; {remedy}")));
     };
     let found = checksum(&bytes);
     if bytes.len() as u64 != file.length || found != file.crc32 {

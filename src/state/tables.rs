@@ -69,10 +69,7 @@ impl KeyIndex {
         if schema.fields().is_empty() {
             return Ok(Self::One);
         }
-        Ok(Self::Many(new_group_values(
-            Arc::clone(schema),
-            &GroupOrdering::None,
-        )?))
+        Ok(Self::Many(new_group_values(Arc::clone(schema), &GroupOrdering::None)?))
     }
 
     fn intern(&mut self, keys: &[ArrayRef], rows: usize, groups: &mut Vec<usize>) -> Result<usize> {
@@ -102,19 +99,13 @@ impl KeyedTables {
     pub fn new(keys: &[FieldRef], values: &[FieldRef]) -> Self {
         let nullable = |prefix: &str, fields: &[FieldRef]| -> Vec<Field> {
             let named = |(i, f): (usize, &FieldRef)| {
-                Field::new(
-                    format!("{prefix}{i}:{}", f.name()),
-                    f.data_type().clone(),
-                    true,
-                )
+                Field::new(format!("{prefix}{i}:{}", f.name()), f.data_type().clone(), true)
             };
             fields.iter().enumerate().map(named).collect()
         };
         let key_fields = nullable("key", keys);
-        let mut change_fields = vec![
-            Field::new("change", DataType::UInt8, false),
-            Field::new("table", DataType::Int64, false),
-        ];
+        let mut change_fields =
+            vec![Field::new("change", DataType::UInt8, false), Field::new("table", DataType::Int64, false)];
         change_fields.extend(key_fields.iter().cloned());
         change_fields.extend(nullable("value", values));
         Self {
@@ -149,13 +140,7 @@ impl KeyedTables {
 
     /// Returns about how many bytes the tables take.
     pub fn memory_bytes(&self) -> usize {
-        let arrays = |c: &Chunk| {
-            c.keys
-                .iter()
-                .chain(&c.values)
-                .map(|a| a.get_array_memory_size())
-                .sum::<usize>()
-        };
+        let arrays = |c: &Chunk| c.keys.iter().chain(&c.values).map(|a| a.get_array_memory_size()).sum::<usize>();
         self.tables
             .values()
             .map(|t| t.index.size() + t.rows.len() * 8 + t.chunks.iter().map(arrays).sum::<usize>())
@@ -179,19 +164,13 @@ impl KeyedTables {
     /// # Errors
     /// `Internal` where the table does not exist.
     pub fn values(&self, table: TableId, groups: &[usize]) -> Result<(Vec<usize>, Vec<ArrayRef>)> {
-        let entry = self
-            .tables
-            .get(&table)
-            .ok_or_else(|| Error::internal(format!("no state table {table}")))?;
-        let present: Vec<usize> = (0..groups.len())
-            .filter(|i| entry.rows[groups[*i]] != NONE)
-            .collect();
+        let entry = self.tables.get(&table).ok_or_else(|| Error::internal(format!("no state table {table}")))?;
+        let present: Vec<usize> = (0..groups.len()).filter(|i| entry.rows[groups[*i]] != NONE).collect();
         let places: Vec<(u32, u32)> = present.iter().map(|i| entry.rows[groups[*i]]).collect();
         if places.is_empty() {
             return Ok((present, Vec::new()));
         }
-        let values =
-            (0..self.value_count).map(|v| gather(&entry.chunks, &places, |c| &c.values[v]));
+        let values = (0..self.value_count).map(|v| gather(&entry.chunks, &places, |c| &c.values[v]));
         Ok((present, values.collect::<Result<_>>()?))
     }
 
@@ -199,21 +178,10 @@ impl KeyedTables {
     ///
     /// # Errors
     /// `Internal` where the table does not exist.
-    pub fn put(
-        &mut self,
-        table: TableId,
-        groups: &[usize],
-        keys: Vec<ArrayRef>,
-        values: Vec<ArrayRef>,
-    ) -> Result<()> {
+    pub fn put(&mut self, table: TableId, groups: &[usize], keys: Vec<ArrayRef>, values: Vec<ArrayRef>) -> Result<()> {
         let chunk = Chunk { keys, values };
         self.insert(table, groups, chunk.clone())?;
-        self.changes.push(Change {
-            what: PUT,
-            table,
-            rows: groups.len(),
-            chunk: Some(chunk),
-        });
+        self.changes.push(Change { what: PUT, table, rows: groups.len(), chunk: Some(chunk) });
         Ok(())
     }
 
@@ -222,10 +190,7 @@ impl KeyedTables {
     /// # Errors
     /// `Internal` where the table does not exist.
     pub fn scan(&self, table: TableId) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>, usize)> {
-        let entry = self
-            .tables
-            .get(&table)
-            .ok_or_else(|| Error::internal(format!("no state table {table}")))?;
+        let entry = self.tables.get(&table).ok_or_else(|| Error::internal(format!("no state table {table}")))?;
         let chunk = entry.live()?;
         Ok((chunk.keys, chunk.values, entry.rows.len()))
     }
@@ -234,12 +199,7 @@ impl KeyedTables {
     pub fn drop_table(&mut self, table: TableId) {
         if self.tables.remove(&table).is_some() {
             self.changes.retain(|c| c.table != table);
-            self.changes.push(Change {
-                what: DROP_TABLE,
-                table,
-                rows: 1,
-                chunk: None,
-            });
+            self.changes.push(Change { what: DROP_TABLE, table, rows: 1, chunk: None });
         }
     }
 
@@ -249,15 +209,8 @@ impl KeyedTables {
     /// `Internal` where the table does not exist.
     pub fn remove(&mut self, table: TableId, gone: &BooleanArray) -> Result<()> {
         let (keys, values, rows) = self.scan(table)?;
-        let pick = |want: bool| -> Vec<u32> {
-            (0..rows as u32)
-                .filter(|r| gone.value(*r as usize) == want)
-                .collect()
-        };
-        let (removed, kept) = (
-            UInt32Array::from(pick(true)),
-            UInt32Array::from(pick(false)),
-        );
+        let pick = |want: bool| -> Vec<u32> { (0..rows as u32).filter(|r| gone.value(*r as usize) == want).collect() };
+        let (removed, kept) = (UInt32Array::from(pick(true)), UInt32Array::from(pick(false)));
         let columns = |from: &[ArrayRef], rows: &UInt32Array| -> Result<Vec<ArrayRef>> {
             from.iter().map(|a| Ok(take(a, rows, None)?)).collect()
         };
@@ -265,25 +218,10 @@ impl KeyedTables {
         if !kept.is_empty() {
             let keys = columns(&keys, &kept)?;
             let groups = self.intern(table, &keys, kept.len())?;
-            self.insert(
-                table,
-                &groups,
-                Chunk {
-                    keys,
-                    values: columns(&values, &kept)?,
-                },
-            )?;
+            self.insert(table, &groups, Chunk { keys, values: columns(&values, &kept)? })?;
         }
-        let chunk = Chunk {
-            keys: columns(&keys, &removed)?,
-            values: Vec::new(),
-        };
-        self.changes.push(Change {
-            what: REMOVE_KEY,
-            table,
-            rows: removed.len(),
-            chunk: Some(chunk),
-        });
+        let chunk = Chunk { keys: columns(&keys, &removed)?, values: Vec::new() };
+        self.changes.push(Change { what: REMOVE_KEY, table, rows: removed.len(), chunk: Some(chunk) });
         Ok(())
     }
 
@@ -302,12 +240,7 @@ impl KeyedTables {
     /// As [`KeyedTables::take_changes`].
     pub fn snapshot(&self) -> Result<Option<RecordBatch>> {
         let put = |(id, t): (&TableId, &Table)| {
-            Ok(Change {
-                what: PUT,
-                table: *id,
-                rows: t.rows.len(),
-                chunk: Some(t.live()?),
-            })
+            Ok(Change { what: PUT, table: *id, rows: t.rows.len(), chunk: Some(t.live()?) })
         };
         let all: Vec<Change> = self.tables.iter().map(put).collect::<Result<_>>()?;
         self.batch_of(&all)
@@ -324,16 +257,9 @@ impl KeyedTables {
     ) -> Result<()> {
         let key_count = self.key_schema.fields().len();
         let numbers = |b: &RecordBatch| -> Result<(UInt8Array, Int64Array)> {
-            match (
-                b.column(0).as_any().downcast_ref(),
-                b.column(1).as_any().downcast_ref(),
-            ) {
-                (Some(what), Some(table)) => {
-                    Ok((UInt8Array::clone(what), Int64Array::clone(table)))
-                }
-                _ => Err(Error::corrupt(
-                    "a state file's first columns are not change and table",
-                )),
+            match (b.column(0).as_any().downcast_ref(), b.column(1).as_any().downcast_ref()) {
+                (Some(what), Some(table)) => Ok((UInt8Array::clone(what), Int64Array::clone(table))),
+                _ => Err(Error::corrupt("a state file's first columns are not change and table")),
             }
         };
         let (what, table) = numbers(batch)?;
@@ -341,10 +267,7 @@ impl KeyedTables {
         while row < batch.num_rows() {
             let (this_what, this_table) = (what.value(row), table.value(row));
             let mut end = row + 1;
-            while end < batch.num_rows()
-                && what.value(end) == this_what
-                && table.value(end) == this_table
-            {
+            while end < batch.num_rows() && what.value(end) == this_what && table.value(end) == this_table {
                 end += 1;
             }
             let mut run = batch.slice(row, end - row);
@@ -366,10 +289,7 @@ impl KeyedTables {
                 PUT => self.insert(
                     this_table,
                     &groups,
-                    Chunk {
-                        keys,
-                        values: run.columns()[HEAD + key_count..].to_vec(),
-                    },
+                    Chunk { keys, values: run.columns()[HEAD + key_count..].to_vec() },
                 )?,
                 REMOVE_KEY => {
                     let rows = self.tables.get(&this_table).map_or(0, |t| t.rows.len());
@@ -378,9 +298,7 @@ impl KeyedTables {
                     self.remove(this_table, &BooleanArray::from(gone))?;
                 }
                 other => {
-                    return Err(Error::corrupt(format!(
-                        "a state file says change {other}, which no version wrote"
-                    )));
+                    return Err(Error::corrupt(format!("a state file says change {other}, which no version wrote")));
                 }
             }
         }
@@ -401,10 +319,7 @@ impl KeyedTables {
     }
 
     fn insert(&mut self, table: TableId, groups: &[usize], chunk: Chunk) -> Result<()> {
-        let entry = self
-            .tables
-            .get_mut(&table)
-            .ok_or_else(|| Error::internal(format!("no state table {table}")))?;
+        let entry = self.tables.get_mut(&table).ok_or_else(|| Error::internal(format!("no state table {table}")))?;
         let number = entry.chunks.len() as u32;
         for (row, group) in groups.iter().enumerate() {
             entry.rows[*group] = (number, row as u32);
@@ -414,11 +329,7 @@ impl KeyedTables {
         // Rows that newer ones replaced are swept when they are half of all: a constant cost a row put.
         if entry.chunks.len() > 16 && entry.chunk_rows > 2 * entry.rows.len() {
             let live = entry.live()?;
-            entry
-                .rows
-                .iter_mut()
-                .enumerate()
-                .for_each(|(group, place)| *place = (0, group as u32));
+            entry.rows.iter_mut().enumerate().for_each(|(group, place)| *place = (0, group as u32));
             entry.chunk_rows = entry.rows.len();
             entry.chunks = vec![live];
         }
@@ -430,15 +341,9 @@ impl KeyedTables {
         if rows == 0 {
             return Ok(None);
         }
-        let repeat = |n: fn(&Change) -> i64| {
-            changes
-                .iter()
-                .flat_map(move |c| std::iter::repeat_n(n(c), c.rows))
-        };
+        let repeat = |n: fn(&Change) -> i64| changes.iter().flat_map(move |c| std::iter::repeat_n(n(c), c.rows));
         let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt8Array::from_iter_values(
-                repeat(|c| i64::from(c.what)).map(|w| w as u8),
-            )),
+            Arc::new(UInt8Array::from_iter_values(repeat(|c| i64::from(c.what)).map(|w| w as u8))),
             Arc::new(Int64Array::from_iter_values(repeat(|c| c.table))),
         ];
         let key_count = self.key_schema.fields().len();
@@ -446,19 +351,14 @@ impl KeyedTables {
             let index = column - HEAD;
             let piece = |c: &Change| match &c.chunk {
                 Some(chunk) if index < key_count => Arc::clone(&chunk.keys[index]),
-                Some(chunk) if !chunk.values.is_empty() => {
-                    Arc::clone(&chunk.values[index - key_count])
-                }
+                Some(chunk) if !chunk.values.is_empty() => Arc::clone(&chunk.values[index - key_count]),
                 _ => new_null_array(field.data_type(), c.rows),
             };
             let pieces: Vec<ArrayRef> = changes.iter().map(piece).collect();
             let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
             columns.push(concat(&pieces)?);
         }
-        Ok(Some(RecordBatch::try_new(
-            Arc::clone(&self.change_schema),
-            columns,
-        )?))
+        Ok(Some(RecordBatch::try_new(Arc::clone(&self.change_schema), columns)?))
     }
 }
 
@@ -466,18 +366,11 @@ impl Table {
     /// The newest row of every group, in the order of groups.
     fn live(&self) -> Result<Chunk> {
         let Some(first) = self.chunks.first() else {
-            return Ok(Chunk {
-                keys: Vec::new(),
-                values: Vec::new(),
-            });
+            return Ok(Chunk { keys: Vec::new(), values: Vec::new() });
         };
         let keys = (0..first.keys.len()).map(|k| gather(&self.chunks, &self.rows, |c| &c.keys[k]));
-        let values =
-            (0..first.values.len()).map(|v| gather(&self.chunks, &self.rows, |c| &c.values[v]));
-        Ok(Chunk {
-            keys: keys.collect::<Result<_>>()?,
-            values: values.collect::<Result<_>>()?,
-        })
+        let values = (0..first.values.len()).map(|v| gather(&self.chunks, &self.rows, |c| &c.values[v]));
+        Ok(Chunk { keys: keys.collect::<Result<_>>()?, values: values.collect::<Result<_>>()? })
     }
 }
 
@@ -492,10 +385,7 @@ fn gather<'a>(
         return Ok(Arc::clone(column(&chunks[0])));
     }
     let columns: Vec<&dyn Array> = chunks.iter().map(|c| column(c).as_ref()).collect();
-    let places: Vec<(usize, usize)> = places
-        .iter()
-        .map(|(c, r)| (*c as usize, *r as usize))
-        .collect();
+    let places: Vec<(usize, usize)> = places.iter().map(|(c, r)| (*c as usize, *r as usize)).collect();
     Ok(interleave(&columns, &places)?)
 }
 
@@ -513,12 +403,8 @@ mod tests {
     }
 
     fn put(tables: &mut KeyedTables, table: i64, rows: &[(&str, i64)]) {
-        let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|r| r.0),
-        ))];
-        let values: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(
-            rows.iter().map(|r| r.1),
-        ))];
+        let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0)))];
+        let values: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)))];
         let groups = tables.intern(table, &keys, rows.len()).unwrap();
         tables.put(table, &groups, keys, values).unwrap();
     }
@@ -527,10 +413,7 @@ mod tests {
         let mut all = Vec::new();
         for id in tables.table_ids() {
             let (keys, values, n) = tables.scan(id).unwrap();
-            let (k, v) = (
-                keys[0].as_string::<i32>(),
-                values[0].as_primitive::<Int64Type>(),
-            );
+            let (k, v) = (keys[0].as_string::<i32>(), values[0].as_primitive::<Int64Type>());
             all.extend((0..n).map(|i| (id, k.value(i).to_string(), v.value(i))));
         }
         all.sort();
@@ -541,23 +424,11 @@ mod tests {
     fn deltas_rebuild_what_many_batches_made() {
         let (mut live, mut rebuilt) = (tables(), tables());
         for batch in 0..60i64 {
-            put(
-                &mut live,
-                batch % 3,
-                &[
-                    ("a", batch),
-                    ("b", -batch),
-                    (["c", "d"][batch as usize % 2], 7),
-                ],
-            );
+            put(&mut live, batch % 3, &[("a", batch), ("b", -batch), (["c", "d"][batch as usize % 2], 7)]);
             if batch % 10 == 9 {
                 live.drop_table(1);
                 let (_, _, n) = live.scan(0).unwrap();
-                live.remove(
-                    0,
-                    &BooleanArray::from((0..n).map(|i| i == 0).collect::<Vec<_>>()),
-                )
-                .unwrap();
+                live.remove(0, &BooleanArray::from((0..n).map(|i| i == 0).collect::<Vec<_>>())).unwrap();
             }
             if let Some(delta) = live.take_changes().unwrap() {
                 rebuilt.apply(&delta, |_, n| Ok(vec![true; n])).unwrap();
@@ -565,9 +436,7 @@ mod tests {
             assert_eq!(rows(&live), rows(&rebuilt), "after batch {batch}");
         }
         let mut from_snapshot = tables();
-        from_snapshot
-            .apply(&live.snapshot().unwrap().unwrap(), |_, n| Ok(vec![true; n]))
-            .unwrap();
+        from_snapshot.apply(&live.snapshot().unwrap().unwrap(), |_, n| Ok(vec![true; n])).unwrap();
         assert_eq!(rows(&live), rows(&from_snapshot));
         assert!(live.tables[&0].chunks.len() < 60, "replaced rows are swept");
     }

@@ -40,11 +40,7 @@ pub fn decode_checked(location: &str, bytes: Bytes) -> Result<Bytes> {
 /// Does what [`decode_checked`] does, with a remedy that the caller knows better.
 pub(crate) fn decode_or_remedy(location: &str, bytes: Bytes, remedy: &str) -> Result<Bytes> {
     let size = bytes.len();
-    let Some(end) = bytes
-        .iter()
-        .take(LONGEST_HEADER)
-        .position(|byte| *byte == b'\n')
-    else {
+    let Some(end) = bytes.iter().take(LONGEST_HEADER).position(|byte| *byte == b'\n') else {
         return Err(Error::corrupt(format!(
             "{location}: a line with a checksum was expected, none found (file is {size} bytes); {remedy}"
         )));
@@ -78,11 +74,7 @@ pub(crate) fn decode_or_remedy(location: &str, bytes: Bytes, remedy: &str) -> Re
 ///
 /// # Errors
 /// As [`DurableStore::create`].
-pub async fn write_checked(
-    store: &dyn DurableStore,
-    name: &str,
-    payload: impl AsRef<[u8]> + Send,
-) -> Result<bool> {
+pub async fn write_checked(store: &dyn DurableStore, name: &str, payload: impl AsRef<[u8]> + Send) -> Result<bool> {
     let encoded = encode_checked(payload.as_ref());
     store.create(name, encoded).await
 }
@@ -105,27 +97,15 @@ pub(crate) fn file_path(store: &dyn DurableStore, name: &str) -> String {
 
 /// The only header that fits `payload`: comparing it whole leaves no bit of a file unchecked.
 fn header(payload: &[u8]) -> String {
-    format!(
-        "millstream v{VERSION} crc32={:08x} length={}\n",
-        checksum(payload),
-        payload.len()
-    )
+    format!("millstream v{VERSION} crc32={:08x} length={}\n", checksum(payload), payload.len())
 }
 
 fn version_of(header: &str) -> Option<u64> {
-    header
-        .strip_prefix("millstream v")?
-        .split(' ')
-        .next()?
-        .parse()
-        .ok()
+    header.strip_prefix("millstream v")?.split(' ').next()?.parse().ok()
 }
 
 fn field<'a>(header: &'a str, name: &str) -> Option<&'a str> {
-    header
-        .strip_prefix("millstream v")?
-        .split(' ')
-        .find_map(|word| word.strip_prefix(name))
+    header.strip_prefix("millstream v")?.split(' ').find_map(|word| word.strip_prefix(name))
 }
 
 #[cfg(test)]
@@ -137,10 +117,7 @@ mod tests {
     fn what_was_written_is_read() {
         let payloads: [&[u8]; 3] = [b"", b"{\"batch_id\":3}\n", &[0, 10, 255, 10]];
         for payload in payloads {
-            assert_eq!(
-                decode_checked("x", encode_checked(payload)).unwrap(),
-                payload
-            );
+            assert_eq!(decode_checked("x", encode_checked(payload)).unwrap(), payload);
         }
     }
 
@@ -156,12 +133,7 @@ mod tests {
         for length in 0..whole.len() {
             let error = decode_checked("q/offsets/41", whole.slice(..length)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
-            assert!(
-                error
-                    .message()
-                    .contains(&format!("(file is {length} bytes)")),
-                "{error}"
-            );
+            assert!(error.message().contains(&format!("(file is {length} bytes)")), "{error}");
         }
     }
 

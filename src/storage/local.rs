@@ -45,11 +45,7 @@ impl LocalStore {
     /// Makes a store over the directory `root`, which is created when the first file is.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
-        Self {
-            base: root.clone(),
-            root,
-            folders: Arc::default(),
-        }
+        Self { base: root.clone(), root, folders: Arc::default() }
     }
 
     /// Returns the directory.
@@ -58,11 +54,7 @@ impl LocalStore {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        if name.is_empty() {
-            self.root.clone()
-        } else {
-            self.root.join(name)
-        }
+        if name.is_empty() { self.root.clone() } else { self.root.join(name) }
     }
 
     /// Makes sure that `folder` is there, durable, and free of temporary files of processes that died.
@@ -136,8 +128,7 @@ impl LocalStore {
         let source = from.parent().unwrap_or(&self.root);
         let target = to.parent().unwrap_or(&self.root);
         self.prepare_folder(target)?;
-        let link = link_new(&from, &to)
-            .map_err(|error| failed(&format!("move {} to", from.display()), &to, error))?;
+        let link = link_new(&from, &to).map_err(|error| failed(&format!("move {} to", from.display()), &to, error))?;
         if link == Link::Taken {
             return Ok(false);
         }
@@ -190,23 +181,15 @@ impl DurableStore for LocalStore {
     }
 
     fn below(&self, folder: &str) -> Arc<dyn DurableStore> {
-        Arc::new(Self {
-            root: self.path(folder),
-            base: self.base.clone(),
-            folders: Arc::clone(&self.folders),
-        })
+        Arc::new(Self { root: self.path(folder), base: self.base.clone(), folders: Arc::clone(&self.folders) })
     }
 }
 
 /// Runs `work`, which blocks, where it does not hold up the tasks of the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => {
-            Err(Error::internal(format!("a storage task did not end: {error}")).with_source(error))
-        }
+        Err(error) => Err(Error::internal(format!("a storage task did not end: {error}")).with_source(error)),
     }
 }
 
@@ -226,12 +209,7 @@ pub(crate) fn link_new(from: &Path, to: &Path) -> io::Result<Link> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(Link::Linked),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Link::Taken),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
             if to.try_exists()? {
                 return Ok(Link::Taken);
             }
@@ -244,11 +222,7 @@ pub(crate) fn link_new(from: &Path, to: &Path) -> io::Result<Link> {
 
 /// Makes the entries of the folder durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     match File::open(path).and_then(|folder| folder.sync_all()) {
         Ok(()) => Ok(()),
         // Some file systems have nothing to sync in a folder and say so.
@@ -262,9 +236,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
 pub(crate) fn create_folder(folder: &Path, base: &Path) -> Result<()> {
     let steps: Vec<&Path> = folder
         .ancestors()
-        .take_while(|step| {
-            !step.as_os_str().is_empty() && (step.starts_with(base) || !step.exists())
-        })
+        .take_while(|step| !step.as_os_str().is_empty() && (step.starts_with(base) || !step.exists()))
         .collect();
     for step in steps.into_iter().rev() {
         let existed = match fs::create_dir(step) {
@@ -286,14 +258,10 @@ pub(crate) fn create_folder(folder: &Path, base: &Path) -> Result<()> {
 /// The error of an operation on a file: names the full path, and has the kind of its remedy.
 pub(crate) fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
     let message = format!("cannot {doing} {}: {error}", path.display());
-    let full = matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory
-    );
+    let full =
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory);
     if full {
-        let message = format!(
-            "{message}; free space there and start again: the query goes on where it stopped"
-        );
+        let message = format!("{message}; free space there and start again: the query goes on where it stopped");
         return Error::new(ErrorKind::ResourcesExhausted, message).with_source(error);
     }
     Error::unavailable(message).with_source(error)
@@ -308,11 +276,7 @@ static PROCESS: LazyLock<String> = LazyLock::new(|| {
 fn temporary_name(target: &Path) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    format!(
-        "{TEMPORARY}{name}{}{}",
-        PROCESS.as_str(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("{TEMPORARY}{name}{}{}", PROCESS.as_str(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -376,30 +340,12 @@ mod tests {
     async fn a_name_is_given_once_and_nothing_is_left_over() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::new(dir.path().join("a/b"));
-        assert!(
-            store
-                .create("offsets/1", Bytes::from_static(b"first"))
-                .await
-                .unwrap()
-        );
-        assert!(
-            !store
-                .create("offsets/1", Bytes::from_static(b"second"))
-                .await
-                .unwrap()
-        );
+        assert!(store.create("offsets/1", Bytes::from_static(b"first")).await.unwrap());
+        assert!(!store.create("offsets/1", Bytes::from_static(b"second")).await.unwrap());
         assert_eq!(store.read("offsets/1").await.unwrap().unwrap(), "first");
-        assert_eq!(
-            fs::read_dir(dir.path().join("a/b/offsets"))
-                .unwrap()
-                .count(),
-            1
-        );
+        assert_eq!(fs::read_dir(dir.path().join("a/b/offsets")).unwrap().count(), 1);
         assert_eq!(store.below("offsets").list("").await.unwrap(), ["1"]);
-        assert_eq!(
-            store.list("nothing/here").await.unwrap(),
-            Vec::<String>::new()
-        );
+        assert_eq!(store.list("nothing/here").await.unwrap(), Vec::<String>::new());
         assert_eq!(store.read("nothing/here").await.unwrap(), None);
     }
 
@@ -421,10 +367,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::new(dir.path());
         for name in ["a", "b"] {
-            store
-                .create(name, Bytes::from_static(name.as_bytes()))
-                .await
-                .unwrap();
+            store.create(name, Bytes::from_static(name.as_bytes())).await.unwrap();
         }
         assert!(!store.rename("a", "b").await.unwrap());
         assert_eq!(store.list("").await.unwrap(), ["a", "b"]);
@@ -445,11 +388,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_exhaustion() {
-        let error = failed(
-            "write",
-            Path::new("/q/offsets/1"),
-            io::Error::from(io::ErrorKind::StorageFull),
-        );
+        let error = failed("write", Path::new("/q/offsets/1"), io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(error.kind(), ErrorKind::ResourcesExhausted);
         assert!(error.message().contains("/q/offsets/1"), "{error}");
     }

@@ -68,9 +68,7 @@ pub struct Manifest {
 impl Manifest {
     /// Makes the manifest of the table at `root`; nothing is created before the first entry is.
     pub fn new(root: Arc<dyn DurableStore>) -> Self {
-        Self {
-            store: root.below(MANIFEST_FOLDER),
-        }
+        Self { store: root.below(MANIFEST_FOLDER) }
     }
 
     /// Adds what a batch published; does nothing where that batch of the query is there already. Durable on return.
@@ -84,24 +82,13 @@ impl Manifest {
             let Some(mut page) = self.next_page(&listed, sequence).await? else {
                 continue;
             };
-            if page
-                .last_batches
-                .get(query_id)
-                .is_some_and(|last| *last >= batch_id)
-            {
+            if page.last_batches.get(query_id).is_some_and(|last| *last >= batch_id) {
                 return Ok(());
             }
             page.last_batches.insert(query_id.to_string(), batch_id);
-            let entry = ManifestEntry {
-                sequence,
-                query_id: query_id.to_string(),
-                batch_id,
-                files: files.clone(),
-            };
+            let entry = ManifestEntry { sequence, query_id: query_id.to_string(), batch_id, files: files.clone() };
             page.entries.push(entry);
-            if self.write(sequence, &page).await?
-                && self.last_batch(query_id).await? >= Some(batch_id)
-            {
+            if self.write(sequence, &page).await? && self.last_batch(query_id).await? >= Some(batch_id) {
                 return Ok(());
             }
             // Another flow took the number; or it was free only because what had it is compacted and deleted by now,
@@ -176,10 +163,7 @@ impl Manifest {
     /// the listing is out of date.
     async fn next_page(&self, listed: &BTreeSet<u64>, sequence: u64) -> Result<Option<Page>> {
         let Some(newest) = sequence.checked_sub(1) else {
-            return Ok(Some(Page {
-                last_batches: BTreeMap::new(),
-                entries: Vec::new(),
-            }));
+            return Ok(Some(Page { last_batches: BTreeMap::new(), entries: Vec::new() }));
         };
         let Some(page) = self.read(newest).await? else {
             return Ok(None);
@@ -193,29 +177,16 @@ impl Manifest {
                 Err(missing) => {
                     // A compaction explains it only if there is something newer by now.
                     let unchanged = self.sequences().await? == *listed;
-                    return if unchanged {
-                        Err(self.gap(missing))
-                    } else {
-                        Ok(None)
-                    };
+                    return if unchanged { Err(self.gap(missing)) } else { Ok(None) };
                 }
             }
         };
-        Ok(Some(Page {
-            last_batches: page.last_batches,
-            entries,
-        }))
+        Ok(Some(Page { last_batches: page.last_batches, entries }))
     }
 
     /// Creates the file and deletes those that it repeats. False where the number is taken.
     async fn write(&self, sequence: u64, page: &Page) -> Result<bool> {
-        if !write_checked(
-            self.store.as_ref(),
-            &sequence.to_string(),
-            serde_json::to_vec(page)?,
-        )
-        .await?
-        {
+        if !write_checked(self.store.as_ref(), &sequence.to_string(), serde_json::to_vec(page)?).await? {
             return Ok(false);
         }
         let first = first_of(sequence);
@@ -250,9 +221,7 @@ impl Manifest {
             next = first_of(number).checked_sub(1);
         }
         let entries = pages.into_iter().rev().flat_map(|page| page.entries);
-        Ok(Ok(entries
-            .filter(|entry| entry.sequence >= first)
-            .collect()))
+        Ok(Ok(entries.filter(|entry| entry.sequence >= first).collect()))
     }
 
     async fn read(&self, number: u64) -> Result<Option<Page>> {
@@ -262,23 +231,13 @@ impl Manifest {
         };
         let path = file_path(self.store.as_ref(), &name);
         let page: Page = serde_json::from_slice(&payload).map_err(|error| {
-            Error::corrupt(format!(
-                "{path}: not an entry of a manifest ({error}); restore this file from a copy"
-            ))
-            .with_source(error)
+            Error::corrupt(format!("{path}: not an entry of a manifest ({error}); restore this file from a copy"))
+                .with_source(error)
         })?;
-        if page
-            .entries
-            .iter()
-            .map(|entry| entry.sequence)
-            .eq(first_of(number)..=number)
-        {
+        if page.entries.iter().map(|entry| entry.sequence).eq(first_of(number)..=number) {
             return Ok(Some(page));
         }
-        let found = page
-            .entries
-            .last()
-            .map_or("none".to_string(), |entry| entry.sequence.to_string());
+        let found = page.entries.last().map_or("none".to_string(), |entry| entry.sequence.to_string());
         Err(Error::corrupt(format!(
             "{path}: entries {}..={number} expected, found those up to {found}: the file was renamed or swapped; \
              restore it from a copy",
@@ -317,11 +276,7 @@ mod tests {
     use crate::storage::LocalStore;
 
     fn file(batch_id: i64) -> Vec<ManifestFile> {
-        vec![ManifestFile {
-            path: format!("part-{batch_id}.parquet"),
-            size: 10,
-            rows: 1,
-        }]
+        vec![ManifestFile { path: format!("part-{batch_id}.parquet"), size: 10, rows: 1 }]
     }
 
     async fn filled(batches: i64) -> (tempfile::TempDir, Manifest) {
@@ -342,14 +297,7 @@ mod tests {
         assert_eq!(batches, (0..234).collect::<Vec<_>>());
         assert_eq!(entries[7].files, file(7));
         assert_eq!(manifest.entries_from(231).await.unwrap().unwrap().len(), 3);
-        assert!(
-            manifest
-                .entries_from(234)
-                .await
-                .unwrap()
-                .unwrap()
-                .is_empty()
-        );
+        assert!(manifest.entries_from(234).await.unwrap().unwrap().is_empty());
         assert_eq!(manifest.last_batch("q").await.unwrap(), Some(233));
     }
 
@@ -387,11 +335,7 @@ mod tests {
         }
         let entries = manifest.unwrap().entries().await.unwrap().unwrap();
         for query in ["a", "b", "c"] {
-            let batches: Vec<i64> = entries
-                .iter()
-                .filter(|e| e.query_id == query)
-                .map(|e| e.batch_id)
-                .collect();
+            let batches: Vec<i64> = entries.iter().filter(|e| e.query_id == query).map(|e| e.batch_id).collect();
             assert_eq!(batches, (0..15).collect::<Vec<_>>());
         }
     }
@@ -413,22 +357,14 @@ mod tests {
         let path = |name: &str| dir.path().join(MANIFEST_FOLDER).join(name);
         let whole = std::fs::read(path("2")).unwrap();
         let other = std::fs::read(path("1")).unwrap();
-        for bad in [
-            Some(other),
-            Some(whole[..20].to_vec()),
-            Some(Vec::new()),
-            None,
-        ] {
+        for bad in [Some(other), Some(whole[..20].to_vec()), Some(Vec::new()), None] {
             match bad {
                 Some(bytes) => std::fs::write(path("2"), bytes).unwrap(),
                 None => std::fs::remove_file(path("2")).unwrap(),
             }
             let error = manifest.entries().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
-            assert!(
-                error.message().contains("_millstream/manifest/2"),
-                "{error}"
-            );
+            assert!(error.message().contains("_millstream/manifest/2"), "{error}");
         }
     }
 }

@@ -25,11 +25,7 @@ impl ObjectBackedStore {
     /// Makes a store over the objects of `store` below `prefix`.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
         let origin = format!("{store}/");
-        Self {
-            store,
-            prefix,
-            origin,
-        }
+        Self { store, prefix, origin }
     }
 
     /// Names the store in messages by what the user wrote, such as `memory://`.
@@ -40,18 +36,11 @@ impl ObjectBackedStore {
     }
 
     fn at(&self, name: &str) -> Path {
-        name.split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.prefix.clone(), |path, part| path.join(part))
+        name.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
     fn failed(&self, doing: &str, name: &str, error: object_store::Error) -> Error {
-        Error::unavailable(format!(
-            "cannot {doing} {}{}: {error}",
-            self.origin,
-            self.at(name)
-        ))
-        .with_source(error)
+        Error::unavailable(format!("cannot {doing} {}{}: {error}", self.origin, self.at(name))).with_source(error)
     }
 }
 
@@ -63,16 +52,9 @@ impl DurableStore for ObjectBackedStore {
 
     async fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
         let options = PutOptions::from(PutMode::Create);
-        match self
-            .store
-            .put_opts(&self.at(name), bytes.into(), options)
-            .await
-        {
+        match self.store.put_opts(&self.at(name), bytes.into(), options).await {
             Ok(_) => Ok(true),
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => Ok(false),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
             Err(error) => Err(self.failed("create", name, error)),
         }
     }
@@ -83,45 +65,23 @@ impl DurableStore for ObjectBackedStore {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.failed("read", name, error)),
         };
-        found
-            .bytes()
-            .await
-            .map(Some)
-            .map_err(|error| self.failed("read", name, error))
+        found.bytes().await.map(Some).map_err(|error| self.failed("read", name, error))
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let path = self.at(folder);
-        let prefix = if path.as_ref().is_empty() {
-            None
-        } else {
-            Some(&path)
-        };
-        let found = self
-            .store
-            .list_with_delimiter(prefix)
-            .await
-            .map_err(|error| self.failed("list", folder, error))?;
-        let mut names: Vec<String> = found
-            .objects
-            .iter()
-            .filter_map(|object| object.location.filename().map(str::to_string))
-            .collect();
+        let prefix = if path.as_ref().is_empty() { None } else { Some(&path) };
+        let found = self.store.list_with_delimiter(prefix).await.map_err(|error| self.failed("list", folder, error))?;
+        let mut names: Vec<String> =
+            found.objects.iter().filter_map(|object| object.location.filename().map(str::to_string)).collect();
         names.sort_unstable();
         Ok(names)
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<bool> {
-        match self
-            .store
-            .copy_if_not_exists(&self.at(from), &self.at(to))
-            .await
-        {
+        match self.store.copy_if_not_exists(&self.at(from), &self.at(to)).await {
             Ok(()) => {}
-            Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => {
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 return Ok(false);
             }
             Err(error) => return Err(self.failed("move", from, error)),
@@ -138,10 +98,7 @@ impl DurableStore for ObjectBackedStore {
     }
 
     fn below(&self, folder: &str) -> Arc<dyn DurableStore> {
-        Arc::new(Self {
-            prefix: self.at(folder),
-            ..self.clone()
-        })
+        Arc::new(Self { prefix: self.at(folder), ..self.clone() })
     }
 }
 
@@ -154,18 +111,8 @@ mod tests {
     #[tokio::test]
     async fn it_keeps_the_promises_of_a_durable_store() {
         let store = ObjectBackedStore::new(Arc::new(InMemory::new()), Path::from("q"));
-        assert!(
-            store
-                .create("offsets/1", Bytes::from_static(b"first"))
-                .await
-                .unwrap()
-        );
-        assert!(
-            !store
-                .create("offsets/1", Bytes::from_static(b"second"))
-                .await
-                .unwrap()
-        );
+        assert!(store.create("offsets/1", Bytes::from_static(b"first")).await.unwrap());
+        assert!(!store.create("offsets/1", Bytes::from_static(b"second")).await.unwrap());
         let offsets = store.below("offsets");
         assert_eq!(offsets.list("").await.unwrap(), ["1"]);
         assert_eq!(store.list("").await.unwrap(), Vec::<String>::new());

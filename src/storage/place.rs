@@ -26,21 +26,15 @@ impl Place {
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(Error::invalid_option(
-                "a path is empty: write a local path such as 'out/delays'",
-            ));
+            return Err(Error::invalid_option("a path is empty: write a local path such as 'out/delays'"));
         }
         match text.split_once("://") {
-            Some(("file", rest)) => {
-                Ok(Self::Local(PathBuf::from(decode_percent(local_part(rest)))))
-            }
+            Some(("file", rest)) => Ok(Self::Local(PathBuf::from(decode_percent(local_part(rest))))),
             Some(("memory", rest)) => Ok(Self::Memory(Path::from(rest))),
             Some((scheme, _)) if is_scheme(scheme) => Err(Error::unsupported(format!(
                 "'{text}': durable files in '{scheme}://' are not supported; local paths and file:// are"
             ))),
-            _ => Ok(Self::Local(PathBuf::from(
-                text.strip_prefix("file:").unwrap_or(text),
-            ))),
+            _ => Ok(Self::Local(PathBuf::from(text.strip_prefix("file:").unwrap_or(text)))),
         }
     }
 
@@ -69,16 +63,12 @@ static MEMORY: LazyLock<Arc<InMemory>> = LazyLock::new(|| Arc::new(InMemory::new
 
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
 /// The path in what follows `file://`: `localhost` is the one host whose files are local.
 fn local_part(rest: &str) -> &str {
-    rest.strip_prefix("localhost")
-        .filter(|path| path.starts_with('/'))
-        .unwrap_or(rest)
+    rest.strip_prefix("localhost").filter(|path| path.starts_with('/')).unwrap_or(rest)
 }
 
 fn decode_percent(text: &str) -> String {
@@ -86,9 +76,7 @@ fn decode_percent(text: &str) -> String {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let code = text
-            .get(at + 1..at + 3)
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let code = text.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match (bytes[at], code) {
             (b'%', Some(byte)) => {
                 decoded.push(byte);
@@ -118,11 +106,7 @@ mod tests {
             ("file://localhost/tmp/100%", "/tmp/100%"),
             ("file:/tmp/x", "/tmp/x"),
         ] {
-            assert_eq!(
-                Place::parse(text).unwrap(),
-                Place::Local(PathBuf::from(path)),
-                "{text}"
-            );
+            assert_eq!(Place::parse(text).unwrap(), Place::Local(PathBuf::from(path)), "{text}");
         }
     }
 
@@ -130,19 +114,12 @@ mod tests {
     fn an_unknown_scheme_is_named() {
         let error = open_place("s3://bucket/q").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(
-            error.message().contains("s3://") && error.message().contains("local paths"),
-            "{error}"
-        );
+        assert!(error.message().contains("s3://") && error.message().contains("local paths"), "{error}");
     }
 
     #[tokio::test]
     async fn memory_is_shared_by_url() {
-        open_place("memory://place-test/a")
-            .unwrap()
-            .create("x", Bytes::new())
-            .await
-            .unwrap();
+        open_place("memory://place-test/a").unwrap().create("x", Bytes::new()).await.unwrap();
         let parent = open_place("memory://place-test").unwrap();
         assert_eq!(parent.location(), "memory://place-test");
         assert_eq!(parent.list("a").await.unwrap(), ["x"]);

@@ -26,12 +26,8 @@ pub(crate) fn bag<'a>(rows: impl IntoIterator<Item = &'a Value>) -> Bag {
 pub(crate) fn answer(lines: &[Value]) -> Answer {
     let mut answer = Answer::new();
     for line in lines {
-        let id = line["batch_id"]
-            .as_i64()
-            .unwrap_or_else(|| panic!("a line without batch_id: {line}"));
-        let rows = line["rows"]
-            .as_array()
-            .unwrap_or_else(|| panic!("a line without rows: {line}"));
+        let id = line["batch_id"].as_i64().unwrap_or_else(|| panic!("a line without batch_id: {line}"));
+        let rows = line["rows"].as_array().unwrap_or_else(|| panic!("a line without rows: {line}"));
         let batch = answer.entry(id).or_default();
         for (row, count) in bag(rows) {
             *batch.entry(row).or_default() += count;
@@ -68,27 +64,19 @@ pub(crate) fn first_difference(want: &Answer, have: &Answer) -> Option<String> {
 /// Says which rows of `want` are missing in `have` and which are extra, or nothing where both are equal.
 pub(crate) fn difference(want: &Bag, have: &Bag) -> Option<String> {
     let (missing, extra) = (minus(want, have), minus(have, want));
-    (!missing.is_empty() || !extra.is_empty())
-        .then(|| format!("missing {} extra {}", few(&missing), few(&extra)))
+    (!missing.is_empty() || !extra.is_empty()).then(|| format!("missing {} extra {}", few(&missing), few(&extra)))
 }
 
 /// The rows that `left` holds more often than `right`, each as often as that.
 fn minus(left: &Bag, right: &Bag) -> Vec<String> {
-    let more =
-        |row: &String, count: usize| count.saturating_sub(right.get(row).copied().unwrap_or(0));
-    left.iter()
-        .flat_map(|(row, count)| std::iter::repeat_n(row.clone(), more(row, *count)))
-        .collect()
+    let more = |row: &String, count: usize| count.saturating_sub(right.get(row).copied().unwrap_or(0));
+    left.iter().flat_map(|(row, count)| std::iter::repeat_n(row.clone(), more(row, *count))).collect()
 }
 
 /// The first rows, and how many there are beside them.
 fn few(rows: &[String]) -> String {
     const SHOWN: usize = 3;
-    let more = if rows.len() > SHOWN {
-        format!(" and {} more", rows.len() - SHOWN)
-    } else {
-        String::new()
-    };
+    let more = if rows.len() > SHOWN { format!(" and {} more", rows.len() - SHOWN) } else { String::new() };
     format!("[{}{more}]", rows[..rows.len().min(SHOWN)].join(", "))
 }
 
@@ -101,18 +89,14 @@ pub(crate) fn spelling(row: &Value) -> String {
 pub(crate) fn normal(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let sorted: BTreeMap<String, Value> = fields
-                .iter()
-                .map(|(k, v)| (k.to_lowercase(), normal(v)))
-                .collect();
+            let sorted: BTreeMap<String, Value> = fields.iter().map(|(k, v)| (k.to_lowercase(), normal(v))).collect();
             Value::Object(sorted.into_iter().collect::<Map<String, Value>>())
         }
         Value::Array(items) => Value::Array(items.iter().map(normal).collect()),
         Value::Number(number) => {
             let x = number.as_f64().unwrap_or(f64::NAN);
             let rounded = format!("{x:.8e}").parse().unwrap_or(f64::NAN);
-            Number::from_f64(rounded)
-                .map_or_else(|| Value::String("nan".to_string()), Value::Number)
+            Number::from_f64(rounded).map_or_else(|| Value::String("nan".to_string()), Value::Number)
         }
         Value::String(text) if is_timestamp(text) => Value::String(to_milliseconds(text)),
         other => other.clone(),
@@ -133,11 +117,7 @@ fn is_timestamp(text: &str) -> bool {
 /// Cuts or fills a timestamp to three digits of a second, without its zone.
 fn to_milliseconds(text: &str) -> String {
     let text = text.replacen(' ', "T", 1);
-    let text = text
-        .trim_end_matches('Z')
-        .split('+')
-        .next()
-        .unwrap_or_default();
+    let text = text.trim_end_matches('Z').split('+').next().unwrap_or_default();
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits: String = fraction.chars().chain("000".chars()).take(3).collect();
     format!("{whole}.{digits}")
@@ -158,19 +138,11 @@ mod checks {
 
     #[test]
     fn spelling_does_not_count() {
-        let other =
-            json!({"K": "a", "t": "2026-01-01 00:00:01", "x": 0.300_000_000_04, "w": {"END": 1}});
-        let one =
-            json!({"w": {"end": 1.0}, "x": 0.3, "t": "2026-01-01T00:00:01.000000Z", "k": "a"});
+        let other = json!({"K": "a", "t": "2026-01-01 00:00:01", "x": 0.300_000_000_04, "w": {"END": 1}});
+        let one = json!({"w": {"end": 1.0}, "x": 0.3, "t": "2026-01-01T00:00:01.000000Z", "k": "a"});
         assert_eq!(spelling(&one), spelling(&other));
-        assert_ne!(
-            spelling(&json!({"x": 0.300_000_01})),
-            spelling(&json!({"x": 0.3}))
-        );
-        assert_ne!(
-            spelling(&json!({"t": "2026-01-01T00:00:01.001"})),
-            spelling(&json!({"t": "2026-01-01T00:00:01"}))
-        );
+        assert_ne!(spelling(&json!({"x": 0.300_000_01})), spelling(&json!({"x": 0.3})));
+        assert_ne!(spelling(&json!({"t": "2026-01-01T00:00:01.001"})), spelling(&json!({"t": "2026-01-01T00:00:01"})));
         assert_ne!(spelling(&json!({"x": null})), spelling(&json!({"x": 0})));
     }
 
@@ -186,10 +158,7 @@ mod checks {
         let mut lost = lines();
         lost[1]["rows"].as_array_mut().unwrap().pop();
         let difference = first_difference(&answer(&lines()), &answer(&lost)).unwrap();
-        assert!(
-            difference.starts_with("batch 1 of 2: missing [{") && difference.ends_with("extra []"),
-            "{difference}"
-        );
+        assert!(difference.starts_with("batch 1 of 2: missing [{") && difference.ends_with("extra []"), "{difference}");
     }
 
     #[test]

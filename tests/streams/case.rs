@@ -78,10 +78,7 @@ impl Case {
     /// Returns the runs: one over all files, unless the case says otherwise.
     fn runs(&self) -> Vec<Run> {
         if self.runs.is_empty() {
-            return vec![Run {
-                files: self.streams.clone(),
-                expected: self.expected.clone(),
-            }];
+            return vec![Run { files: self.streams.clone(), expected: self.expected.clone() }];
         }
         self.runs.clone()
     }
@@ -96,9 +93,7 @@ pub(crate) fn load(name: &str) -> Vec<Case> {
 
 /// Returns the path of a fixture.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// The directory in which a case lives: its tables, its checkpoint.
@@ -111,10 +106,7 @@ pub(crate) struct Home {
 impl Home {
     /// Makes the tables of a case: the unbounded ones empty, the static ones full.
     pub(crate) fn new(case: &Case) -> Self {
-        let home = Self {
-            folder: tempfile::tempdir().unwrap(),
-            files: BTreeMap::new(),
-        };
+        let home = Self { folder: tempfile::tempdir().unwrap(), files: BTreeMap::new() };
         for table in case.streams.keys() {
             fs::create_dir(home.path(table)).unwrap();
         }
@@ -132,14 +124,9 @@ impl Home {
     /// Adds a table's next file, ten seconds younger than the one before it.
     pub(crate) fn add_file(&mut self, table: &str, rows: &[Value]) {
         let index = self.files.entry(table.to_string()).or_default();
-        let path = self
-            .folder
-            .path()
-            .join(table)
-            .join(format!("f{index:04}.json"));
+        let path = self.folder.path().join(table).join(format!("f{index:04}.json"));
         let file = write_rows(&path, rows);
-        file.set_modified(UNIX_EPOCH + Duration::from_secs(FIRST_FILE_SECONDS + *index * 10))
-            .unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(FIRST_FILE_SECONDS + *index * 10)).unwrap();
         *index += 1;
     }
 
@@ -154,11 +141,8 @@ impl Home {
 
     /// Writes the script that runs the case over the files that are there, to the console, and ends.
     pub(crate) fn script(&self, case: &Case) -> String {
-        let mut script: Vec<String> = case
-            .settings
-            .iter()
-            .map(|(name, value)| format!("SET {name} = {};", setting(value)))
-            .collect();
+        let mut script: Vec<String> =
+            case.settings.iter().map(|(name, value)| format!("SET {name} = {};", setting(value))).collect();
         for table in case.streams.keys() {
             let location = literal(&self.path(table));
             script.push(format!(
@@ -168,9 +152,7 @@ impl Home {
             ));
         }
         script.extend(self.static_tables(case));
-        script.push(
-            "CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');".to_string(),
-        );
+        script.push("CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');".to_string());
         script.push(format!(
             "CREATE FLOW f OUTPUT MODE {} TRIGGER {} CHECKPOINT '{}' AS INSERT INTO answer {};",
             case.mode,
@@ -186,21 +168,11 @@ impl Home {
         let statement = |(table, rows): (&String, &Rows)| {
             let first = rows[0].as_object().unwrap();
             let kind = |value: &Value| {
-                if value.is_string() {
-                    "STRING"
-                } else {
-                    "BIGINT"
-                }
+                if value.is_string() { "STRING" } else { "BIGINT" }
             };
-            let columns: Vec<String> = first
-                .iter()
-                .map(|(name, value)| format!("{name} {}", kind(value)))
-                .collect();
+            let columns: Vec<String> = first.iter().map(|(name, value)| format!("{name} {}", kind(value))).collect();
             let location = literal(&self.path(&format!("{table}.json")));
-            format!(
-                "CREATE EXTERNAL TABLE {table} ({}) STORED AS JSON LOCATION '{location}';",
-                columns.join(", ")
-            )
+            format!("CREATE EXTERNAL TABLE {table} ({}) STORED AS JSON LOCATION '{location}';", columns.join(", "))
         };
         case.statics.iter().map(statement).collect()
     }
@@ -242,23 +214,12 @@ pub(crate) async fn run_script(script: &str) -> Outcome {
     let session = Session::builder().console_output(writer).build();
     let end = match tokio::time::timeout(PATIENCE, session.run_script(script)).await {
         Ok(end) => end,
-        Err(_) => Err(Error::internal(format!(
-            "no answer in {} s",
-            PATIENCE.as_secs()
-        ))),
+        Err(_) => Err(Error::internal(format!("no answer in {} s", PATIENCE.as_secs()))),
     };
     let text = String::from_utf8(printed.lock().unwrap().clone()).unwrap();
-    let parse = |line: &str| -> Value {
-        serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON: {e}: {line}"))
-    };
-    Outcome {
-        lines: text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .map(parse)
-            .collect(),
-        end,
-    }
+    let parse =
+        |line: &str| -> Value { serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON: {e}: {line}")) };
+    Outcome { lines: text.lines().filter(|line| !line.trim().is_empty()).map(parse).collect(), end }
 }
 
 /// Runs a case and says how its answer differs from what is expected, or nothing where it does not.
@@ -270,19 +231,13 @@ pub(crate) async fn judge(case: &Case) -> Option<String> {
         let Outcome { lines, end } = run_script(&home.script(case)).await;
         let verdict = match (&case.refused, end) {
             (Some(_), Err(_)) if lines.is_empty() => None,
-            (Some(reason), Err(_)) => {
-                Some(format!("printed rows before it was refused ({reason})"))
-            }
+            (Some(reason), Err(_)) => Some(format!("printed rows before it was refused ({reason})")),
             (Some(reason), Ok(())) => Some(format!("should be refused ({reason})")),
             (None, Err(error)) => Some(format!("failed: {error}")),
             (None, Ok(())) => first_difference(&expected(&run.expected), &answer(&lines)),
         };
         if let Some(why) = verdict {
-            let which = if runs.len() > 1 {
-                format!("run {number}, ")
-            } else {
-                String::new()
-            };
+            let which = if runs.len() > 1 { format!("run {number}, ") } else { String::new() };
             return Some(format!("{which}{why}"));
         }
     }
@@ -291,10 +246,7 @@ pub(crate) async fn judge(case: &Case) -> Option<String> {
 
 /// What is expected, as an answer.
 fn expected(batches: &[Batch]) -> Answer {
-    batches
-        .iter()
-        .map(|batch| (batch.batch_id, bag(&batch.rows)))
-        .collect()
+    batches.iter().map(|batch| (batch.batch_id, bag(&batch.rows))).collect()
 }
 
 /// Runs all cases and fails with a list of those that disagree.
@@ -303,17 +255,8 @@ pub(crate) async fn all_agree(what: &str, cases: &[Case]) {
     let mut wrong = Vec::new();
     for case in cases {
         if let Some(why) = judge(case).await {
-            wrong.push(format!(
-                "{} [{}] {why}\n    {}",
-                case.id, case.mode, case.sql
-            ));
+            wrong.push(format!("{} [{}] {why}\n    {}", case.id, case.mode, case.sql));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {} {what} cases disagree:\n{}",
-        wrong.len(),
-        cases.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {} {what} cases disagree:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }

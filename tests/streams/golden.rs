@@ -11,10 +11,7 @@ use crate::case::{Case, all_agree, fixture, load};
 
 /// Compares the cases of one file that the engine can run.
 async fn agrees(file: &str) {
-    let cases: Vec<Case> = load(&format!("golden/{file}.json"))
-        .into_iter()
-        .filter(|c| c.needs == "engine")
-        .collect();
+    let cases: Vec<Case> = load(&format!("golden/{file}.json")).into_iter().filter(|c| c.needs == "engine").collect();
     all_agree(file, &cases).await;
 }
 
@@ -49,19 +46,9 @@ fn no_file_is_forgotten() {
     for entry in fs::read_dir(fixture("golden")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let file = name.strip_suffix(".json").unwrap();
-        let needs: BTreeSet<String> = load(&format!("golden/{name}"))
-            .into_iter()
-            .map(|case| case.needs)
-            .collect();
+        let needs: BTreeSet<String> = load(&format!("golden/{name}")).into_iter().map(|case| case.needs).collect();
         let engine = needs.contains("engine");
-        assert_eq!(
-            engine,
-            compared.contains(&file),
-            "{name}: compared exactly if the engine can run a case of it"
-        );
-        assert!(
-            needs.iter().all(|n| n == "engine" || n == "stateful"),
-            "{name}: {needs:?}"
-        );
+        assert_eq!(engine, compared.contains(&file), "{name}: compared exactly if the engine can run a case of it");
+        assert!(needs.iter().all(|n| n == "engine" || n == "stateful"), "{name}: {needs:?}");
     }
 }

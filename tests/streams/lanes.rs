@@ -9,11 +9,7 @@ async fn agree_in(lanes: usize) {
         case.settings.insert("lanes".to_string(), lanes.to_string());
         case
     };
-    let all: Vec<Case> = KINDS
-        .iter()
-        .flat_map(|kind| cases(kind))
-        .map(with_lanes)
-        .collect();
+    let all: Vec<Case> = KINDS.iter().flat_map(|kind| cases(kind)).map(with_lanes).collect();
     all_agree(&format!("{lanes}-lane"), &all).await;
 }
 

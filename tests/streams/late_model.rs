@@ -53,10 +53,7 @@ fn model(stream: &Late) -> Modelled {
     // Times are relative to ORIGIN_MS here; watermarks begin at 1970.
     let (mut late_ms, mut watermark_ms) = (-ORIGIN_MS, -ORIGIN_MS);
     let mut groups = Groups::new();
-    let mut modelled = Modelled {
-        lines: Vec::new(),
-        late_rows: 0,
-    };
+    let mut modelled = Modelled { lines: Vec::new(), late_rows: 0 };
     for file in &stream.files {
         let mut touched = BTreeSet::new();
         for event in file {
@@ -75,38 +72,20 @@ fn model(stream: &Late) -> Modelled {
             };
             touched.insert(group);
         }
-        emit(
-            &mut modelled.lines,
-            stream,
-            &mut groups,
-            &touched,
-            watermark_ms,
-        );
+        emit(&mut modelled.lines, stream, &mut groups, &touched, watermark_ms);
         late_ms = watermark_ms;
         if let Some(latest_ms) = file.iter().filter_map(|event| event.at_ms).max() {
             watermark_ms = watermark_ms.max(latest_ms - delay_ms);
         }
     }
     if watermark_ms > late_ms {
-        emit(
-            &mut modelled.lines,
-            stream,
-            &mut groups,
-            &BTreeSet::new(),
-            watermark_ms,
-        );
+        emit(&mut modelled.lines, stream, &mut groups, &BTreeSet::new(), watermark_ms);
     }
     modelled
 }
 
 /// Prints a batch that ran with `watermark_ms` and forgets the windows that are over.
-fn emit(
-    lines: &mut Vec<Value>,
-    stream: &Late,
-    groups: &mut Groups,
-    touched: &BTreeSet<Group>,
-    watermark_ms: i64,
-) {
+fn emit(lines: &mut Vec<Value>, stream: &Late, groups: &mut Groups, touched: &BTreeSet<Group>, watermark_ms: i64) {
     let window_ms = stream.window_seconds * 1000;
     let over = |start_ms: i64| start_ms + window_ms <= watermark_ms;
     let shown = |group: &Group| match stream.mode {
@@ -117,20 +96,14 @@ fn emit(
         let (ws, we) = (timestamp(*start_ms), timestamp(start_ms + window_ms));
         json!({"ws": ws, "we": we, "k": k, "n": count, "s": sum})
     };
-    let rows: Vec<Value> = groups
-        .iter()
-        .filter(|entry| shown(entry.0))
-        .map(row)
-        .collect();
+    let rows: Vec<Value> = groups.iter().filter(|entry| shown(entry.0)).map(row).collect();
     groups.retain(|(start_ms, _), _| !over(*start_ms));
     lines.push(json!({"batch_id": lines.len(), "rows": rows}));
 }
 
 /// Runs the stream and says how it differs from the model.
 async fn judge(stream: &Late) -> Result<(), String> {
-    let case = stream
-        .query()
-        .case(stream.delay_seconds, &stream.files, &[]);
+    let case = stream.query().case(stream.delay_seconds, &stream.files, &[]);
     let mut home = Home::new(&case);
     home.add_files(&case.streams);
     let script = home.script(&case);
@@ -148,39 +121,22 @@ fn streams() -> impl Strategy<Value = Late> {
     let windows = prop::sample::select(vec![5_i64, 10, 15]);
     let delays = prop::sample::select(vec![0_i64, 1, 3, 10, 20]);
     let timeless = prop::collection::vec(prop::bool::weighted(0.05), 40);
-    (
-        modes,
-        windows,
-        delays,
-        events(1..40),
-        timeless,
-        prop::collection::vec(0_usize..40, 0..6),
+    (modes, windows, delays, events(1..40), timeless, prop::collection::vec(0_usize..40, 0..6)).prop_map(
+        |(mode, window_seconds, delay_seconds, mut events, timeless, cuts)| {
+            for (event, timeless) in events.iter_mut().zip(timeless) {
+                if timeless {
+                    event.at_ms = None;
+                }
+            }
+            Late { mode, window_seconds, delay_seconds, files: split(events, cuts) }
+        },
     )
-        .prop_map(
-            |(mode, window_seconds, delay_seconds, mut events, timeless, cuts)| {
-                for (event, timeless) in events.iter_mut().zip(timeless) {
-                    if timeless {
-                        event.at_ms = None;
-                    }
-                }
-                Late {
-                    mode,
-                    window_seconds,
-                    delay_seconds,
-                    files: split(events, cuts),
-                }
-            },
-        )
 }
 
 #[test]
 fn late_rows_are_dropped_as_the_model_drops_them() {
     let runtime = runtime();
-    let test = |stream: Late| {
-        runtime
-            .block_on(judge(&stream))
-            .map_err(TestCaseError::fail)
-    };
+    let test = |stream: Late| runtime.block_on(judge(&stream)).map_err(TestCaseError::fail);
     if let Err(failure) = TestRunner::new(config()).run(&streams(), test) {
         panic!("{failure}");
     }
@@ -190,23 +146,13 @@ fn late_rows_are_dropped_as_the_model_drops_them() {
 /// the batch's own watermark is counted and closed at once, and a window that ends at the watermark is over.
 #[test]
 fn the_model_knows_the_example() {
-    let event = |at_ms: i64, k: &'static str| Event {
-        at_ms: Some(at_ms),
-        k: Some(k),
-        v: Some(1),
-        d: 0.0,
-    };
+    let event = |at_ms: i64, k: &'static str| Event { at_ms: Some(at_ms), k: Some(k), v: Some(1), d: 0.0 };
     let files = vec![
         vec![event(9_000, "a"), event(20_000, "a")],
         vec![event(9_000, "counted"), event(10_000, "ok")],
         vec![event(9_999, "dropped"), event(60_000, "z")],
     ];
-    let stream = Late {
-        mode: "append",
-        window_seconds: 10,
-        delay_seconds: 10,
-        files,
-    };
+    let stream = Late { mode: "append", window_seconds: 10, delay_seconds: 10, files };
     let modelled = model(&stream);
     assert_eq!(modelled.late_rows, 1);
     let row = |start_ms: i64, k: &str| {
@@ -219,8 +165,5 @@ fn the_model_knows_the_example() {
         json!({"batch_id": 2, "rows": []}),
         json!({"batch_id": 3, "rows": [row(10_000, "ok"), row(20_000, "a")]}),
     ];
-    assert_eq!(
-        first_difference(&answer(&want), &answer(&modelled.lines)),
-        None
-    );
+    assert_eq!(first_difference(&answer(&want), &answer(&modelled.lines)), None);
 }

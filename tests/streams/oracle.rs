@@ -41,12 +41,7 @@ const AGGREGATES: [&str; 12] = [
 ];
 
 /// What a query may filter by; the row that closes all windows passes each.
-const FILTERS: [&str; 4] = [
-    "",
-    " WHERE v > 0",
-    " WHERE k <> 'a' AND d < 8",
-    " WHERE ts IS NOT NULL",
-];
+const FILTERS: [&str; 4] = ["", " WHERE v > 0", " WHERE k <> 'a' AND d < 8", " WHERE ts IS NOT NULL"];
 
 const WINDOWS: [&str; 8] = [
     "'5 seconds'",
@@ -91,10 +86,7 @@ struct Scenario {
 /// Random rows, in no order of time.
 pub(crate) fn events(count: Range<usize>) -> impl Strategy<Value = Vec<Event>> {
     // Half of the rows lie on a full second, where windows begin and end.
-    let times = prop_oneof![
-        0..SPAN_MS,
-        (0..SPAN_MS / 1000).prop_map(|second| second * 1000)
-    ];
+    let times = prop_oneof![0..SPAN_MS, (0..SPAN_MS / 1000).prop_map(|second| second * 1000)];
     let keys = prop::sample::select(vec![None, Some("a"), Some("b"), Some("c")]);
     let values = prop_oneof![1 => Just(None), 5 => (-3_i64..20).prop_map(Some)];
     let event = (times, keys, values, -40_i32..40).prop_map(|(at_ms, k, v, quarters)| Event {
@@ -136,11 +128,7 @@ fn aggregates() -> impl Strategy<Value = String> {
     prop::collection::vec(0..AGGREGATES.len(), 1..=4).prop_map(|mut chosen| {
         chosen.sort_unstable();
         chosen.dedup();
-        chosen
-            .into_iter()
-            .map(|index| AGGREGATES[index])
-            .collect::<Vec<_>>()
-            .join(", ")
+        chosen.into_iter().map(|index| AGGREGATES[index]).collect::<Vec<_>>().join(", ")
     })
 }
 
@@ -161,80 +149,49 @@ fn windowed() -> impl Strategy<Value = Query> {
     let having = prop::sample::select(vec!["", " HAVING count(*) > 1"]);
     let window = prop::sample::select(WINDOWS.to_vec());
     let filter = prop::sample::select(FILTERS.to_vec());
-    (
-        window,
-        0_usize..=2,
-        aggregates(),
-        filter,
-        having,
-        any_mode(),
-    )
-        .prop_map(|(window, further, aggregates, filter, having, mode)| {
+    (window, 0_usize..=2, aggregates(), filter, having, any_mode()).prop_map(
+        |(window, further, aggregates, filter, having, mode)| {
             let names = ["k AS g0, ", "v % 2 AS g1, "][..further].concat();
             let keys = [", k", ", v % 2"][..further].concat();
             let sql = format!(
                 "SELECT window.start AS ws, window.end AS we, {names}{aggregates} FROM $ev{filter} \
                  GROUP BY window(ts, {window}){keys}{having}"
             );
-            Query::grouped(
-                &sql,
-                mode,
-                &["ws", "we", "g0", "g1"][..2 + further],
-                Some("we"),
-            )
-        })
+            Query::grouped(&sql, mode, &["ws", "we", "g0", "g1"][..2 + further], Some("we"))
+        },
+    )
 }
 
 /// Groups by up to two keys without a time.
 fn unwindowed() -> impl Strategy<Value = Query> {
     let filter = prop::sample::select(FILTERS.to_vec());
-    (0_usize..=2, aggregates(), filter, update_or_complete()).prop_map(
-        |(keys, aggregates, filter, mode)| {
-            let names = ["k AS g0, ", "v > 3 AS g1, "][..keys].concat();
-            let by = ["", " GROUP BY k", " GROUP BY k, v > 3"][keys];
-            let sql = format!("SELECT {names}{aggregates} FROM $ev{filter}{by}");
-            Query::grouped(&sql, mode, &["g0", "g1"][..keys], None)
-        },
-    )
+    (0_usize..=2, aggregates(), filter, update_or_complete()).prop_map(|(keys, aggregates, filter, mode)| {
+        let names = ["k AS g0, ", "v > 3 AS g1, "][..keys].concat();
+        let by = ["", " GROUP BY k", " GROUP BY k, v > 3"][keys];
+        let sql = format!("SELECT {names}{aggregates} FROM $ev{filter}{by}");
+        Query::grouped(&sql, mode, &["g0", "g1"][..keys], None)
+    })
 }
 
 /// Groups by the event time itself.
 fn by_time() -> impl Strategy<Value = Query> {
     (aggregates(), any_mode()).prop_map(|(aggregates, mode)| {
-        Query::grouped(
-            &format!("SELECT ts, {aggregates} FROM $ev GROUP BY ts"),
-            mode,
-            &["ts"],
-            Some("ts"),
-        )
+        Query::grouped(&format!("SELECT ts, {aggregates} FROM $ev GROUP BY ts"), mode, &["ts"], Some("ts"))
     })
 }
 
 /// SELECT DISTINCT, which groups without aggregating.
 fn distinct() -> impl Strategy<Value = Query> {
     prop_oneof![
-        any_mode().prop_map(|mode| Query::grouped(
-            "SELECT DISTINCT ts, k FROM $ev",
-            mode,
-            &["ts", "k"],
-            Some("ts")
-        )),
-        update_or_complete().prop_map(|mode| Query::grouped(
-            "SELECT DISTINCT k, v FROM $ev",
-            mode,
-            &["k", "v"],
-            None
-        )),
+        any_mode().prop_map(|mode| Query::grouped("SELECT DISTINCT ts, k FROM $ev", mode, &["ts", "k"], Some("ts"))),
+        update_or_complete().prop_map(|mode| Query::grouped("SELECT DISTINCT k, v FROM $ev", mode, &["k", "v"], None)),
     ]
 }
 
 /// Rows that leave as they come, joined to a static table or not.
 fn stateless() -> impl Strategy<Value = Query> {
     let sql = prop::sample::select([STATELESS, STATIC_JOINS].concat());
-    (sql, append_or_update()).prop_map(|(sql, mode)| Query {
-        mode,
-        ..Query::stateless(sql)
-    })
+    (sql, append_or_update()).prop_map(|(sql, mode)| Query { mode, ..Query::stateless(sql) })
 }
 
 /// A window over what a static join or a union of two streams gives.
@@ -281,72 +238,41 @@ async fn batch_rows(home: &Home, case: &Case, sql: &str) -> Result<Vec<Value>, S
         let path = home.path(&format!("all_{table}.json"));
         write_rows(&path, &files.concat());
         let location = literal(&path);
-        script.push(format!(
-            "CREATE EXTERNAL TABLE {table} ({SCHEMA}) STORED AS JSON LOCATION '{location}';"
-        ));
+        script.push(format!("CREATE EXTERNAL TABLE {table} ({SCHEMA}) STORED AS JSON LOCATION '{location}';"));
     }
     let session = Session::builder().build();
-    session
-        .run_script(&script.join("\n"))
-        .await
-        .map_err(|error| format!("the batch's tables failed: {error}"))?;
-    let frame = session
-        .sql(sql)
-        .await
-        .map_err(|error| format!("the batch failed: {error}\n{sql}"))?;
-    let batches = frame
-        .collect()
-        .await
-        .map_err(|error| format!("the batch failed: {error}\n{sql}"))?;
+    session.run_script(&script.join("\n")).await.map_err(|error| format!("the batch's tables failed: {error}"))?;
+    let frame = session.sql(sql).await.map_err(|error| format!("the batch failed: {error}\n{sql}"))?;
+    let batches = frame.collect().await.map_err(|error| format!("the batch failed: {error}\n{sql}"))?;
     Ok(json_rows(&batches))
 }
 
 /// Returns record batches as rows of JSON, NULLs written out.
 fn json_rows(batches: &[RecordBatch]) -> Vec<Value> {
-    let mut writer = WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<Vec<u8>, LineDelimited>(Vec::new());
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<Vec<u8>, LineDelimited>(Vec::new());
     for batch in batches {
         writer.write(batch).unwrap();
     }
     writer.finish().unwrap();
     let text = String::from_utf8(writer.into_inner()).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// As many cases as `PROPTEST_CASES` says, else 32; shrinking stops early, since each step runs a whole script.
 pub(crate) fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(32);
-    ProptestConfig {
-        cases,
-        max_shrink_iters: 200,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32);
+    ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// A runtime with two workers, one for all cases of a test.
 pub(crate) fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 #[test]
 fn a_stream_amounts_to_its_batch() {
     let runtime = runtime();
-    let test = |scenario: Scenario| {
-        runtime
-            .block_on(judge(&scenario))
-            .map_err(TestCaseError::fail)
-    };
+    let test = |scenario: Scenario| runtime.block_on(judge(&scenario)).map_err(TestCaseError::fail);
     if let Err(failure) = TestRunner::new(config()).run(&scenarios(), test) {
         panic!("{failure}");
     }
@@ -355,11 +281,7 @@ fn a_stream_amounts_to_its_batch() {
 /// Every query of the lists is asked at least once, whatever the dice say.
 #[test]
 fn every_listed_query_amounts_to_its_batch() {
-    let mut queries: Vec<Query> = [STATELESS, STATIC_JOINS]
-        .concat()
-        .into_iter()
-        .map(Query::stateless)
-        .collect();
+    let mut queries: Vec<Query> = [STATELESS, STATIC_JOINS].concat().into_iter().map(Query::stateless).collect();
     for mode in ["append", "update", "complete"] {
         let all = AGGREGATES.join(", ");
         for window in WINDOWS {
@@ -368,18 +290,8 @@ fn every_listed_query_amounts_to_its_batch() {
             );
             queries.push(Query::grouped(&sql, mode, &["ws", "we", "g0"], Some("we")));
         }
-        queries.push(Query::grouped(
-            JOIN_THEN_WINDOW,
-            mode,
-            &["ws", "we", "name"],
-            Some("we"),
-        ));
-        queries.push(Query::grouped(
-            UNION_THEN_WINDOW,
-            mode,
-            &["ws", "we", "g0"],
-            Some("we"),
-        ));
+        queries.push(Query::grouped(JOIN_THEN_WINDOW, mode, &["ws", "we", "name"], Some("we")));
+        queries.push(Query::grouped(UNION_THEN_WINDOW, mode, &["ws", "we", "g0"], Some("we")));
     }
     let event = |number: i64| Event {
         at_ms: Some(number * 7919 % SPAN_MS),
@@ -395,19 +307,10 @@ fn every_listed_query_amounts_to_its_batch() {
     let runtime = runtime();
     let mut wrong = Vec::new();
     for query in queries {
-        let scenario = Scenario {
-            query,
-            ev: source(1),
-            ev2: source(100),
-        };
+        let scenario = Scenario { query, ev: source(1), ev2: source(100) };
         if let Err(why) = runtime.block_on(judge(&scenario)) {
             wrong.push(format!("[{}] {why}", scenario.query.mode));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} queries differ from their batch:\n{}",
-        wrong.len(),
-        wrong.join("\n\n")
-    );
+    assert!(wrong.is_empty(), "{} queries differ from their batch:\n{}", wrong.len(), wrong.join("\n\n"));
 }

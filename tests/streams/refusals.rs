@@ -40,10 +40,7 @@ fn case(sql: &str, mode: &str) -> Case {
         json!({"id": id, "ts": ts, "k": k, "v": id, "d": 0.5})
     };
     let files = |from: i64| {
-        vec![
-            vec![row(from, 1, "a"), row(from + 1, 12, "b")],
-            vec![row(from + 2, 40, "a"), row(from + 3, 41, "c")],
-        ]
+        vec![vec![row(from, 1, "a"), row(from + 1, 12, "b")], vec![row(from + 2, 40, "a"), row(from + 3, 41, "c")]]
     };
     let dim = |k: &str, name: &str, rate: i64| json!({"k": k, "name": name, "rate": rate});
     Case {
@@ -52,10 +49,7 @@ fn case(sql: &str, mode: &str) -> Case {
         mode: mode.to_string(),
         schema: "id BIGINT, ts TIMESTAMP, k STRING, v BIGINT, d DOUBLE".to_string(),
         streams: BTreeMap::from([("ev".to_string(), files(0)), ("ev2".to_string(), files(10))]),
-        statics: BTreeMap::from([(
-            "dim".to_string(),
-            vec![dim("a", "alpha", 2), dim("b", "beta", 3)],
-        )]),
+        statics: BTreeMap::from([("dim".to_string(), vec![dim("a", "alpha", 2), dim("b", "beta", 3)])]),
         ..Case::default()
     }
 }
@@ -76,27 +70,13 @@ async fn judge(shape: &Shape, mode: &str, verdict: Verdict) -> Option<String> {
         (Verdict::Refused, Err(error)) => error,
     };
     let text = error.to_string().to_lowercase();
-    let named = shape
-        .operator
-        .iter()
-        .map(String::as_str)
-        .chain([mode])
-        .any(|word| text.contains(word));
+    let named = shape.operator.iter().map(String::as_str).chain([mode]).any(|word| text.contains(word));
     if !lines.is_empty() {
-        Some(format!(
-            "refused too late, after {} batches: {error}",
-            lines.len()
-        ))
-    } else if !matches!(
-        error.kind(),
-        ErrorKind::Unsupported | ErrorKind::InvalidQuery
-    ) {
+        Some(format!("refused too late, after {} batches: {error}", lines.len()))
+    } else if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::InvalidQuery) {
         Some(format!("refused with the wrong kind of error: {error}"))
     } else if !named {
-        Some(format!(
-            "the refusal names neither the mode nor one of {:?}: {error}",
-            shape.operator
-        ))
+        Some(format!("the refusal names neither the mode nor one of {:?}: {error}", shape.operator))
     } else {
         None
     }
@@ -108,22 +88,13 @@ async fn every_shape_is_taken_or_refused_as_listed() {
     let shapes: Vec<Shape> = serde_json::from_str(&text).unwrap();
     let mut wrong = Vec::new();
     for shape in shapes.iter().filter(|shape| shape.needs == "engine") {
-        for (mode, verdict) in [
-            ("append", shape.append),
-            ("update", shape.update),
-            ("complete", shape.complete),
-        ] {
+        for (mode, verdict) in [("append", shape.append), ("update", shape.update), ("complete", shape.complete)] {
             if let Some(why) = judge(shape, mode, verdict).await {
                 wrong.push(format!("{} [{mode}] {why}\n    {}", shape.shape, shape.sql));
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} verdicts differ:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} verdicts differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// A stream has no end: collecting it as if it were a table is refused rather than waited for.
@@ -133,10 +104,7 @@ async fn a_stream_cannot_be_collected() {
     let mut home = Home::new(&case);
     home.add_files(&case.streams);
     let script = home.script(&case);
-    let table = script
-        .lines()
-        .find(|line| line.contains("TABLE ev "))
-        .unwrap();
+    let table = script.lines().find(|line| line.contains("TABLE ev ")).unwrap();
     let session = Session::builder().build();
     session.run_script(table).await.unwrap();
     let refused = match session.sql(&case.sql).await {

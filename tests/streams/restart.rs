@@ -22,9 +22,8 @@ fn stream(seed: i64) -> Vec<Vec<Event>> {
         v: (number % 6 != 5).then_some((number * 13 + file) % 23 - 3),
         d: f64::from(i32::try_from((number * 31 + seed) % 80).unwrap() - 40) / 4.0,
     };
-    let mut files: Vec<Vec<Event>> = (0..FILES)
-        .map(|file| (0..12).map(|number| event(file, number)).collect())
-        .collect();
+    let mut files: Vec<Vec<Event>> =
+        (0..FILES).map(|file| (0..12).map(|number| event(file, number)).collect()).collect();
     files.last_mut().unwrap().push(Event::far_future());
     files
 }
@@ -70,13 +69,7 @@ async fn all_amount_to_the_same(queries: &[Query]) {
             wrong.push(format!("[{}] {why}\n    {}", query.mode, query.sql));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {} queries differ:\n{}",
-        wrong.len(),
-        queries.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {} queries differ:\n{}", wrong.len(), queries.len(), wrong.join("\n"));
 }
 
 const TUMBLING: &str = "SELECT window.start AS ws, window.end AS we, k, count(*) AS n, sum(v) AS s, \
@@ -96,12 +89,7 @@ fn closing(mode: &'static str) -> Vec<Query> {
         Query::grouped(SLIDING, mode, &["ws", "we", "k"], Some("we")),
         Query::grouped(BY_TIME, mode, &["ts"], Some("ts")),
         Query::grouped(UNION, mode, &["ws", "we", "k"], Some("we")),
-        Query::grouped(
-            "SELECT DISTINCT ts, k FROM $ev",
-            mode,
-            &["ts", "k"],
-            Some("ts"),
-        ),
+        Query::grouped("SELECT DISTINCT ts, k FROM $ev", mode, &["ts", "k"], Some("ts")),
     ]
 }
 

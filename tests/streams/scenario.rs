@@ -36,12 +36,7 @@ impl Event {
 
     /// A row so far in the future that it closes every window of the others; no filter here removes it.
     pub(crate) fn far_future() -> Self {
-        Self {
-            at_ms: Some(FAR_FUTURE_MS),
-            k: Some("b"),
-            v: Some(7),
-            d: 1.0,
-        }
+        Self { at_ms: Some(FAR_FUTURE_MS), k: Some("b"), v: Some(7), d: 1.0 }
     }
 }
 
@@ -62,22 +57,14 @@ pub(crate) fn timestamp(at_ms: i64) -> String {
 
 /// The rows of files as they are written.
 pub(crate) fn rows(files: &[Vec<Event>]) -> Vec<Rows> {
-    files
-        .iter()
-        .map(|file| file.iter().map(Event::row).collect())
-        .collect()
+    files.iter().map(|file| file.iter().map(Event::row).collect()).collect()
 }
 
 /// A static table, one key of which occurs twice and one in no stream.
 pub(crate) fn dim() -> Rows {
-    [
-        ("a", "alpha", 2),
-        ("b", "beta", 3),
-        ("b", "bis", 5),
-        ("d", "delta", 7),
-    ]
-    .map(|(k, name, rate)| json!({"k": k, "name": name, "rate": rate}))
-    .to_vec()
+    [("a", "alpha", 2), ("b", "beta", 3), ("b", "bis", 5), ("d", "delta", 7)]
+        .map(|(k, name, rate)| json!({"k": k, "name": name, "rate": rate}))
+        .to_vec()
 }
 
 /// A query that can be asked of streams and of the same rows as a batch.
@@ -96,37 +83,18 @@ pub(crate) struct Query {
 impl Query {
     /// A query whose rows all stay, in append mode.
     pub(crate) fn stateless(sql: &str) -> Self {
-        Self {
-            sql: sql.to_string(),
-            mode: "append",
-            key: None,
-            expires: None,
-        }
+        Self { sql: sql.to_string(), mode: "append", key: None, expires: None }
     }
 
     /// A query that groups by `key`.
-    pub(crate) fn grouped(
-        sql: &str,
-        mode: &'static str,
-        key: &[&'static str],
-        expires: Option<&'static str>,
-    ) -> Self {
-        Self {
-            sql: sql.to_string(),
-            mode,
-            key: Some(key.to_vec()),
-            expires,
-        }
+    pub(crate) fn grouped(sql: &str, mode: &'static str, key: &[&'static str], expires: Option<&'static str>) -> Self {
+        Self { sql: sql.to_string(), mode, key: Some(key.to_vec()), expires }
     }
 
     /// Returns the SQL over streams whose watermarks follow `delay_seconds` behind.
     pub(crate) fn over_streams(&self, delay_seconds: i64) -> String {
-        let stream = |name: &str| {
-            format!("STREAM {name} WATERMARK ts DELAY OF INTERVAL {delay_seconds} SECONDS")
-        };
-        self.sql
-            .replace("$ev2", &stream("ev2"))
-            .replace("$ev", &stream("ev"))
+        let stream = |name: &str| format!("STREAM {name} WATERMARK ts DELAY OF INTERVAL {delay_seconds} SECONDS");
+        self.sql.replace("$ev2", &stream("ev2")).replace("$ev", &stream("ev"))
     }
 
     /// Returns the SQL over plain tables.
@@ -163,29 +131,18 @@ impl Query {
 pub(crate) fn settled(query: &Query, lines: &[Value]) -> Result<Bag, String> {
     for (expected, line) in lines.iter().enumerate() {
         if line["batch_id"].as_u64() != Some(expected as u64) {
-            return Err(format!(
-                "batch {} where batch {expected} was next",
-                line["batch_id"]
-            ));
+            return Err(format!("batch {} where batch {expected} was next", line["batch_id"]));
         }
     }
-    let all = |lines: &[Value]| -> Vec<Value> {
-        lines
-            .iter()
-            .flat_map(|l| l["rows"].as_array().unwrap().clone())
-            .collect()
-    };
+    let all =
+        |lines: &[Value]| -> Vec<Value> { lines.iter().flat_map(|l| l["rows"].as_array().unwrap().clone()).collect() };
     match (query.mode, &query.key) {
         ("complete", _) => Ok(bag(&all(&lines[lines.len().saturating_sub(1)..]))),
         ("update", Some(key)) => {
             let mut last: BTreeMap<String, (usize, Value)> = BTreeMap::new();
             for (batch, line) in lines.iter().enumerate() {
                 for row in line["rows"].as_array().unwrap() {
-                    let group = key
-                        .iter()
-                        .map(|column| spelling(&row[*column]))
-                        .collect::<Vec<_>>()
-                        .join(" ");
+                    let group = key.iter().map(|column| spelling(&row[*column])).collect::<Vec<_>>().join(" ");
                     if let Some((before, _)) = last.insert(group.clone(), (batch, row.clone()))
                         && before == batch
                     {
@@ -204,11 +161,7 @@ pub(crate) fn settled(query: &Query, lines: &[Value]) -> Result<Bag, String> {
 pub(crate) fn expected(query: &Query, batch_rows: &[Value], watermark: &str) -> Bag {
     match (query.mode, query.expires) {
         ("append", Some(column)) => {
-            let closed = |row: &&Value| {
-                normal(&row[column])
-                    .as_str()
-                    .is_some_and(|end| end <= watermark)
-            };
+            let closed = |row: &&Value| normal(&row[column]).as_str().is_some_and(|end| end <= watermark);
             bag(batch_rows.iter().filter(closed))
         }
         _ => bag(batch_rows),
@@ -233,20 +186,13 @@ mod checks {
         let lines = [line(0, &[("a", 1), ("b", 1)]), line(1, &[("a", 2)])];
         let want = bag(&[json!({"k": "a", "n": 2}), json!({"k": "b", "n": 1})]);
         assert_eq!(settled(&query("update"), &lines), Ok(want));
-        assert!(
-            settled(&query("update"), &[line(0, &[("a", 1), ("a", 2)])])
-                .unwrap_err()
-                .contains("twice")
-        );
+        assert!(settled(&query("update"), &[line(0, &[("a", 1), ("a", 2)])]).unwrap_err().contains("twice"));
     }
 
     #[test]
     fn complete_keeps_the_last_batch_and_append_keeps_all() {
         let lines = [line(0, &[("a", 1)]), line(1, &[("a", 2)])];
-        assert_eq!(
-            settled(&query("complete"), &lines),
-            Ok(bag(&[json!({"k": "a", "n": 2})]))
-        );
+        assert_eq!(settled(&query("complete"), &lines), Ok(bag(&[json!({"k": "a", "n": 2})])));
         assert_eq!(settled(&query("append"), &lines).unwrap().len(), 2);
     }
 
@@ -258,17 +204,8 @@ mod checks {
 
     #[test]
     fn a_window_that_ends_at_the_watermark_is_closed() {
-        let rows = [
-            json!({"e": "2026-01-01T00:00:10"}),
-            json!({"e": "2026-01-01T00:00:10.001"}),
-        ];
-        assert_eq!(
-            expected(&query("append"), &rows, &timestamp(10_000)),
-            bag(&rows[..1])
-        );
-        assert_eq!(
-            expected(&query("update"), &rows, &timestamp(10_000)),
-            bag(&rows)
-        );
+        let rows = [json!({"e": "2026-01-01T00:00:10"}), json!({"e": "2026-01-01T00:00:10.001"})];
+        assert_eq!(expected(&query("append"), &rows, &timestamp(10_000)), bag(&rows[..1]));
+        assert_eq!(expected(&query("update"), &rows, &timestamp(10_000)), bag(&rows));
     }
 }

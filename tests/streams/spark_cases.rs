@@ -6,15 +6,8 @@
 use crate::case::{Case, all_agree, load};
 
 /// The kinds of cases that are held against Spark.
-pub(crate) const KINDS: [&str; 7] = [
-    "by_time_key",
-    "distinct",
-    "sliding",
-    "stateless",
-    "static_join",
-    "tumbling",
-    "unwindowed",
-];
+pub(crate) const KINDS: [&str; 7] =
+    ["by_time_key", "distinct", "sliding", "stateless", "static_join", "tumbling", "unwindowed"];
 
 /// Reads the cases of one kind.
 pub(crate) fn cases(kind: &str) -> Vec<Case> {

@@ -33,25 +33,13 @@ pub(super) async fn run_lane(
     let store = Arc::clone(&batch.state.stores[spec.operator][lane]);
     let mut store = store.lock().await;
     let started_ms = batch.clock.now_ms();
-    let mut lane_work = Lane {
-        spec,
-        widths: widths(spec)?,
-        updated: 0,
-        removed: 0,
-    };
+    let mut lane_work = Lane { spec, widths: widths(spec)?, updated: 0, removed: 0 };
 
-    let touched = lane_work.merge_all(
-        &mut store.tables,
-        came,
-        lane == keyless_lane(batch.state.lanes),
-    )?;
+    let touched = lane_work.merge_all(&mut store.tables, came, lane == keyless_lane(batch.state.lanes))?;
     let merged_ms = batch.clock.now_ms();
     let expired = match batch.mode {
         OutputMode::Complete => Vec::new(),
-        _ => lane_work.evict(
-            &mut store.tables,
-            batch.watermarks[spec.operator].eviction_us,
-        )?,
+        _ => lane_work.evict(&mut store.tables, batch.watermarks[spec.operator].eviction_us)?,
     };
     let leaving = match batch.mode {
         OutputMode::Append => expired,
@@ -73,36 +61,20 @@ pub(super) async fn run_lane(
         report.files.insert(lane, store.files().to_vec());
     }
     drop(store);
-    leaving
-        .into_iter()
-        .map(|rows| lane_work.output(rows))
-        .collect()
+    leaving.into_iter().map(|rows| lane_work.output(rows)).collect()
 }
 
-async fn commit(
-    spec: &AggregateSpec,
-    batch: &BatchContext,
-    lane: usize,
-    store: &mut LaneStore,
-) -> PlanResult<()> {
+async fn commit(spec: &AggregateSpec, batch: &BatchContext, lane: usize, store: &mut LaneStore) -> PlanResult<()> {
     let version = batch.batch_id + 1;
     store
         .commit(batch.state.store.as_ref(), version, batch.run)
         .await
-        .map_err(|e| {
-            e.context(format!(
-                "state of operator {} in lane {lane}",
-                spec.operator
-            ))
-        })?;
+        .map_err(|e| e.context(format!("state of operator {} in lane {lane}", spec.operator)))?;
     Ok(())
 }
 
 fn widths(spec: &AggregateSpec) -> PlanResult<Vec<usize>> {
-    spec.functions
-        .iter()
-        .map(|f| Ok(f.state_fields()?.len()))
-        .collect()
+    spec.functions.iter().map(|f| Ok(f.state_fields()?.len())).collect()
 }
 
 struct Lane<'a> {
@@ -129,10 +101,7 @@ impl Lane<'_> {
         if self.spec.is_global() && keyless_lane {
             by_table.entry(0).or_default();
         }
-        by_table
-            .into_iter()
-            .map(|(table, came)| self.merge_table(tables, table, came))
-            .collect()
+        by_table.into_iter().map(|(table, came)| self.merge_table(tables, table, came)).collect()
     }
 
     fn merge_table(
@@ -142,12 +111,7 @@ impl Lane<'_> {
         mut came: Vec<PartialStates>,
     ) -> PlanResult<Leaving> {
         if came.is_empty() {
-            came.push(PartialStates {
-                table,
-                keys: Vec::new(),
-                states: self.no_rows()?,
-                rows: 1,
-            });
+            came.push(PartialStates { table, keys: Vec::new(), states: self.no_rows()?, rows: 1 });
         }
         let came_keys = concat_columns(came.iter().map(|c| c.keys.as_slice()))?;
         let came_states = concat_columns(came.iter().map(|c| c.states.as_slice()))?;
@@ -183,18 +147,10 @@ impl Lane<'_> {
             accumulators.state()?
         };
         let first_rows = BooleanArray::from(first_rows);
-        let keys: Vec<ArrayRef> = came_keys
-            .iter()
-            .map(|k| filter(k, &first_rows))
-            .collect::<Result<_, _>>()?;
+        let keys: Vec<ArrayRef> = came_keys.iter().map(|k| filter(k, &first_rows)).collect::<Result<_, _>>()?;
         self.updated += touched.len();
         tables.put(table, &touched, keys.clone(), states.clone())?;
-        Ok(Leaving {
-            table,
-            keys,
-            states,
-            rows: touched.len(),
-        })
+        Ok(Leaving { table, keys, states, rows: touched.len() })
     }
 
     /// The state of the one group before any row.
@@ -212,14 +168,8 @@ impl Lane<'_> {
     }
 
     /// Takes out what has expired.
-    fn evict(
-        &mut self,
-        tables: &mut KeyedTables,
-        watermark_us: Option<i64>,
-    ) -> PlanResult<Vec<Leaving>> {
-        let (Some(key), Some(watermark_us), true) =
-            (self.spec.event_key, watermark_us, self.spec.watermarked)
-        else {
+    fn evict(&mut self, tables: &mut KeyedTables, watermark_us: Option<i64>) -> PlanResult<Vec<Leaving>> {
+        let (Some(key), Some(watermark_us), true) = (self.spec.event_key, watermark_us, self.spec.watermarked) else {
             return Ok(Vec::new());
         };
         let mut gone = Vec::new();
@@ -232,12 +182,7 @@ impl Lane<'_> {
                 Some(true) => {
                     let (keys, states, rows) = tables.scan(table)?;
                     tables.drop_table(table);
-                    gone.push(Leaving {
-                        table,
-                        keys,
-                        states,
-                        rows,
-                    });
+                    gone.push(Leaving { table, keys, states, rows });
                 }
                 None => gone.extend(self.evict_some(tables, table, &key, watermark_us)?),
             }
@@ -256,37 +201,19 @@ impl Lane<'_> {
     ) -> PlanResult<Option<Leaving>> {
         let (keys, states, _) = tables.scan(table)?;
         let expiry = key.expiry(&keys[key.index()])?;
-        let expired: BooleanArray = expiry
-            .iter()
-            .map(|t| Some(t.is_some_and(|t| t <= watermark_us)))
-            .collect();
+        let expired: BooleanArray = expiry.iter().map(|t| Some(t.is_some_and(|t| t <= watermark_us))).collect();
         if expired.true_count() == 0 {
             return Ok(None);
         }
         tables.remove(table, &expired)?;
-        let pick = |columns: Vec<ArrayRef>| {
-            columns
-                .iter()
-                .map(|c| filter(c, &expired))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        Ok(Some(Leaving {
-            table,
-            keys: pick(keys)?,
-            states: pick(states)?,
-            rows: expired.true_count(),
-        }))
+        let pick = |columns: Vec<ArrayRef>| columns.iter().map(|c| filter(c, &expired)).collect::<Result<Vec<_>, _>>();
+        Ok(Some(Leaving { table, keys: pick(keys)?, states: pick(states)?, rows: expired.true_count() }))
     }
 
     fn everything(&self, tables: &KeyedTables) -> PlanResult<Vec<Leaving>> {
         let scan = |table: i64| {
             let (keys, states, rows) = tables.scan(table)?;
-            Ok(Leaving {
-                table,
-                keys,
-                states,
-                rows,
-            })
+            Ok(Leaving { table, keys, states, rows })
         };
         tables.table_ids().into_iter().map(scan).collect()
     }
@@ -316,9 +243,7 @@ impl Lane<'_> {
     }
 }
 
-fn concat_columns<'a>(
-    pieces: impl Iterator<Item = &'a [ArrayRef]> + Clone,
-) -> PlanResult<Vec<ArrayRef>> {
+fn concat_columns<'a>(pieces: impl Iterator<Item = &'a [ArrayRef]> + Clone) -> PlanResult<Vec<ArrayRef>> {
     let width = pieces.clone().next().map_or(0, <[ArrayRef]>::len);
     (0..width)
         .map(|column| {

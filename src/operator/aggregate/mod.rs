@@ -20,8 +20,7 @@ use datafusion::logical_expr::GroupsAccumulator;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr,
-    PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr, PlanProperties,
 };
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 use futures::{StreamExt, TryStreamExt};
@@ -68,14 +67,8 @@ impl AggregateSpec {
 
     /// Returns the key columns of state: the group expressions, and the grouping id where there are grouping sets.
     pub fn key_fields(&self) -> Vec<FieldRef> {
-        let id = self
-            .grouping_sets
-            .iter()
-            .map(|(_, field)| Arc::clone(field));
-        self.key_indexes()
-            .map(|i| Arc::clone(&self.schema.fields()[i]))
-            .chain(id)
-            .collect()
+        let id = self.grouping_sets.iter().map(|(_, field)| Arc::clone(field));
+        self.key_indexes().map(|i| Arc::clone(&self.schema.fields()[i])).chain(id).collect()
     }
 
     /// Returns the value columns of state: what every function's `state()` gives.
@@ -104,11 +97,7 @@ impl AggregateSpec {
     }
 
     fn accumulators(&self) -> PlanResult<Accumulators> {
-        self.functions
-            .iter()
-            .map(accumulator)
-            .collect::<PlanResult<_>>()
-            .map(Accumulators)
+        self.functions.iter().map(accumulator).collect::<PlanResult<_>>().map(Accumulators)
     }
 }
 
@@ -117,9 +106,7 @@ fn accumulator(function: &Arc<AggregateFunctionExpr>) -> PlanResult<Box<dyn Grou
         return function.create_groups_accumulator();
     }
     let function = Arc::clone(function);
-    Ok(Box::new(GroupsAccumulatorAdapter::new(move || {
-        function.create_accumulator()
-    })))
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
 
 /// One accumulator a function, all over the same groups.
@@ -151,10 +138,7 @@ impl Accumulators {
     }
 
     fn evaluate(&mut self) -> PlanResult<Vec<datafusion::arrow::array::ArrayRef>> {
-        self.0
-            .iter_mut()
-            .map(|a| a.evaluate(datafusion::logical_expr::EmitTo::All))
-            .collect()
+        self.0.iter_mut().map(|a| a.evaluate(datafusion::logical_expr::EmitTo::All)).collect()
     }
 }
 
@@ -170,11 +154,7 @@ impl StatefulAggregateExec {
     /// Makes the operator with `partitions` output partitions; partition p serves the lanes l with l mod partitions = p.
     pub fn new(spec: Arc<AggregateSpec>, input: Arc<dyn ExecutionPlan>, partitions: usize) -> Self {
         let properties = properties(Arc::clone(&spec.schema), partitions);
-        Self {
-            spec,
-            input,
-            properties,
-        }
+        Self { spec, input, properties }
     }
 
     /// Returns what it computes.
@@ -182,16 +162,9 @@ impl StatefulAggregateExec {
         &self.spec
     }
 
-    fn over(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    fn over(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let partitions = self.properties.output_partitioning().partition_count();
-        Ok(Arc::new(Self::new(
-            Arc::clone(&self.spec),
-            children.swap_remove(0),
-            partitions,
-        )))
+        Ok(Arc::new(Self::new(Arc::clone(&self.spec), children.swap_remove(0), partitions)))
     }
 }
 
@@ -217,11 +190,7 @@ impl ExecutionPlan for StatefulAggregateExec {
         vec![&self.input]
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> PlanResult<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let (spec, input) = (Arc::clone(&self.spec), Arc::clone(&self.input));
         let partitions = self.properties.output_partitioning().partition_count();
@@ -229,9 +198,7 @@ impl ExecutionPlan for StatefulAggregateExec {
         let rows = async move {
             let operator = spec.operator;
             let dealt = batch
-                .share(operator, || {
-                    partial::aggregate_all(Arc::clone(&spec), input, Arc::clone(&batch), context)
-                })
+                .share(operator, || partial::aggregate_all(Arc::clone(&spec), input, Arc::clone(&batch), context))
                 .await?;
             let mut rows: Vec<RecordBatch> = Vec::new();
             for lane in (partition..batch.state.lanes).step_by(partitions) {
@@ -241,10 +208,7 @@ impl ExecutionPlan for StatefulAggregateExec {
             Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().map(Ok)))
         };
         let rows = futures::stream::once(rows).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            self.schema(),
-            rows.boxed(),
-        )))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.boxed())))
     }
 }
 
@@ -269,10 +233,7 @@ where
     }
     let mut results = Vec::with_capacity(partitions);
     while let Some(joined) = tasks.join_next().await {
-        results.push(
-            joined
-                .map_err(|e| internal_datafusion_err!("a task of the aggregate failed: {e}"))??,
-        );
+        results.push(joined.map_err(|e| internal_datafusion_err!("a task of the aggregate failed: {e}"))??);
     }
     results.sort_by_key(|(partition, _)| *partition);
     Ok(results.into_iter().map(|(_, result)| result).collect())

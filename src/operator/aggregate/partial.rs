@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
 use datafusion::arrow::compute::{cast, take};
 use datafusion::common::Result as PlanResult;
@@ -67,17 +66,10 @@ fn deal(states: PartialStates, lanes: &mut [Vec<PartialStates>]) -> PlanResult<(
         return Ok(());
     }
     let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
-    for (row, group) in key_groups(&states.keys, states.rows)?
-        .into_iter()
-        .enumerate()
-    {
+    for (row, group) in key_groups(&states.keys, states.rows)?.into_iter().enumerate() {
         rows_of[lane_of(group, lanes.len())].push(row as u32);
     }
-    for (lane, rows) in rows_of
-        .into_iter()
-        .enumerate()
-        .filter(|(_, rows)| !rows.is_empty())
-    {
+    for (lane, rows) in rows_of.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
         let rows = UInt32Array::from(rows);
         lanes[lane].push(PartialStates {
             table: states.table,
@@ -98,16 +90,8 @@ async fn aggregate_partition(
     batch: Arc<BatchContext>,
     mut rows: SendableRecordBatchStream,
 ) -> PlanResult<Vec<PartialStates>> {
-    let late_us = batch.watermarks[spec.operator]
-        .late_us
-        .filter(|_| spec.watermarked);
-    let mut tables = FreshTables {
-        spec: Arc::clone(&spec),
-        late_us,
-        tables: BTreeMap::new(),
-        late: 0,
-        timeless: 0,
-    };
+    let late_us = batch.watermarks[spec.operator].late_us.filter(|_| spec.watermarked);
+    let mut tables = FreshTables { spec: Arc::clone(&spec), late_us, tables: BTreeMap::new(), late: 0, timeless: 0 };
     while let Some(rows) = rows.try_next().await? {
         fail::fail_point!("operator.mid_batch");
         tables.add(&rows)?;
@@ -150,11 +134,8 @@ impl FreshTables {
             return Ok(());
         }
         let spec = Arc::clone(&self.spec);
-        let groups: Vec<ArrayRef> = spec
-            .groups
-            .iter()
-            .map(|g| g.evaluate(rows)?.into_array(count))
-            .collect::<PlanResult<_>>()?;
+        let groups: Vec<ArrayRef> =
+            spec.groups.iter().map(|g| g.evaluate(rows)?.into_array(count)).collect::<PlanResult<_>>()?;
         let columns = Columns {
             keys: spec.key_indexes().map(|i| Arc::clone(&groups[i])).collect(),
             arguments: arguments(&spec, rows)?,
@@ -165,11 +146,7 @@ impl FreshTables {
             Some(key) => {
                 for (table, rows) in self.tables_of(&key, &groups[key.index()])? {
                     let all = rows.len() == count;
-                    self.update(
-                        table,
-                        &columns,
-                        (!all).then(|| UInt32Array::from(rows)).as_ref(),
-                    )?;
+                    self.update(table, &columns, (!all).then(|| UInt32Array::from(rows)).as_ref())?;
                 }
                 Ok(())
             }
@@ -177,11 +154,7 @@ impl FreshTables {
     }
 
     /// Sorts row numbers by table, dropping and counting rows that are late or have no event time.
-    fn tables_of(
-        &mut self,
-        key: &EventKey,
-        column: &ArrayRef,
-    ) -> PlanResult<BTreeMap<i64, Vec<u32>>> {
+    fn tables_of(&mut self, key: &EventKey, column: &ArrayRef) -> PlanResult<BTreeMap<i64, Vec<u32>>> {
         let mut by_table: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
         let tables = key.tables(column)?;
         let expiry = key.expiry(column)?;
@@ -196,10 +169,9 @@ impl FreshTables {
                 continue;
             };
             let late = self.late_us.is_some_and(|watermark| match key {
-                EventKey::Window(_, window) => window
-                    .starts(table)
-                    .next()
-                    .is_some_and(|s| s + window.size_us <= watermark),
+                EventKey::Window(_, window) => {
+                    window.starts(table).next().is_some_and(|s| s + window.size_us <= watermark)
+                }
                 _ => expiry.value(row) <= watermark,
             });
             if late {
@@ -221,18 +193,11 @@ impl FreshTables {
         Ok(by_table)
     }
 
-    fn update(
-        &mut self,
-        table: i64,
-        columns: &Columns,
-        rows: Option<&UInt32Array>,
-    ) -> PlanResult<()> {
+    fn update(&mut self, table: i64, columns: &Columns, rows: Option<&UInt32Array>) -> PlanResult<()> {
         let spec = Arc::clone(&self.spec);
         let table = match self.tables.entry(table) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(FreshTable::new(&spec)?)
-            }
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(FreshTable::new(&spec)?),
         };
         let pick = |column: &ArrayRef| match rows {
             Some(rows) => take(column, rows, None),
@@ -258,13 +223,7 @@ impl FreshTables {
                     let mut keys: Vec<ArrayRef> = spec
                         .key_indexes()
                         .zip(&keys)
-                        .map(|(i, k)| {
-                            if set[i] {
-                                new_null_array(k.data_type(), count)
-                            } else {
-                                Arc::clone(k)
-                            }
-                        })
+                        .map(|(i, k)| if set[i] { new_null_array(k.data_type(), count) } else { Arc::clone(k) })
                         .collect();
                     let id: ArrayRef = Arc::new(UInt64Array::from_value(grouping_id(set), count));
                     keys.push(cast(&id, id_field.data_type())?);
@@ -282,8 +241,7 @@ impl FreshTables {
             match self.spec.event_key {
                 // A pane's groups belong to every window over it that is not yet closed.
                 Some(EventKey::Window(_, window)) => {
-                    let open =
-                        |start: &i64| self.late_us.is_none_or(|w| start + window.size_us > w);
+                    let open = |start: &i64| self.late_us.is_none_or(|w| start + window.size_us > w);
                     all.extend(window.starts(id).filter(open).map(|start| PartialStates {
                         table: start,
                         keys: states.keys.clone(),
@@ -300,10 +258,7 @@ impl FreshTables {
 
 impl Columns {
     fn rows(&self) -> usize {
-        self.keys
-            .first()
-            .or_else(|| self.arguments.iter().flatten().next())
-            .map_or(0, |c| c.len())
+        self.keys.first().or_else(|| self.arguments.iter().flatten().next()).map_or(0, |c| c.len())
     }
 }
 
@@ -311,16 +266,9 @@ impl FreshTable {
     fn new(spec: &AggregateSpec) -> PlanResult<Self> {
         let fields = spec.key_fields();
         let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(fields));
-        let index = if schema.fields().is_empty() {
-            None
-        } else {
-            Some(new_group_values(schema, &GroupOrdering::None)?)
-        };
-        Ok(Self {
-            index,
-            accumulators: spec.accumulators()?,
-            groups: Vec::new(),
-        })
+        let index =
+            if schema.fields().is_empty() { None } else { Some(new_group_values(schema, &GroupOrdering::None)?) };
+        Ok(Self { index, accumulators: spec.accumulators()?, groups: Vec::new() })
     }
 
     fn update(
@@ -341,9 +289,7 @@ impl FreshTable {
                 1
             }
         };
-        for ((accumulator, arguments), filter) in
-            self.accumulators.0.iter_mut().zip(arguments).zip(filters)
-        {
+        for ((accumulator, arguments), filter) in self.accumulators.0.iter_mut().zip(arguments).zip(filters) {
             accumulator.update_batch(arguments, &self.groups, filter.as_ref(), total)?;
         }
         Ok(())
@@ -357,12 +303,7 @@ impl FreshTable {
             }
             None => (Vec::new(), 1),
         };
-        Ok(PartialStates {
-            table,
-            keys,
-            states: self.accumulators.state()?,
-            rows,
-        })
+        Ok(PartialStates { table, keys, states: self.accumulators.state()?, rows })
     }
 }
 
@@ -370,14 +311,10 @@ fn arguments(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Vec<Arr
     let count = rows.num_rows();
     let mut all = Vec::with_capacity(spec.functions.len());
     for function in &spec.functions {
-        let order_by = function
-            .order_bys()
-            .iter()
-            .map(|sort| Arc::clone(&sort.expr));
+        let order_by = function.order_bys().iter().map(|sort| Arc::clone(&sort.expr));
         let expressions = function.expressions().into_iter().chain(order_by);
-        let mut columns: Vec<ArrayRef> = expressions
-            .map(|e| e.evaluate(rows)?.into_array(count))
-            .collect::<PlanResult<_>>()?;
+        let mut columns: Vec<ArrayRef> =
+            expressions.map(|e| e.evaluate(rows)?.into_array(count)).collect::<PlanResult<_>>()?;
         if columns.is_empty() {
             // count(*) may come without an argument; it still must know the number of rows.
             columns.push(Arc::new(UInt8Array::from_value(1, count)));

@@ -49,9 +49,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.file.write(bytes) {
             Ok(written) => {
-                self.progress
-                    .bytes
-                    .fetch_add(written as u64, Ordering::Relaxed);
+                self.progress.bytes.fetch_add(written as u64, Ordering::Relaxed);
                 Ok(written)
             }
             Err(error) => {
@@ -95,51 +93,29 @@ impl Encoder {
         let _ = std::fs::remove_file(path);
         let file = File::create_new(path).map_err(|error| failed("create", path, error))?;
         let progress = Arc::<Progress>::default();
-        let output = Output {
-            file,
-            progress: Arc::clone(&progress),
-        };
+        let output = Output { file, progress: Arc::clone(&progress) };
         let writer = match format {
             FileFormat::Parquet(compression) => {
-                let properties = WriterProperties::builder()
-                    .set_compression(*compression)
-                    .build();
+                let properties = WriterProperties::builder().set_compression(*compression).build();
                 let writer = ArrowWriter::try_new(output, Arc::clone(schema), Some(properties))
                     .map_err(|error| told(path, &progress, &error))?;
                 Writer::Parquet(Box::new(writer))
             }
             FileFormat::Json => Writer::Json(LineDelimitedWriter::new(BufWriter::new(output))),
-            FileFormat::Csv {
-                header,
-                delimiter,
-                null,
-            } => {
-                let builder = csv::WriterBuilder::new()
-                    .with_header(*header)
-                    .with_delimiter(*delimiter);
+            FileFormat::Csv { header, delimiter, null } => {
+                let builder = csv::WriterBuilder::new().with_header(*header).with_delimiter(*delimiter);
                 Writer::Csv(Box::new(builder.with_null(null.clone()).build(output)))
             }
         };
-        Ok(Self {
-            path: path.to_path_buf(),
-            progress,
-            writer,
-            rows: 0,
-        })
+        Ok(Self { path: path.to_path_buf(), progress, writer, rows: 0 })
     }
 
     /// Writes rows.
     pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         match &mut self.writer {
-            Writer::Parquet(writer) => writer
-                .write(rows)
-                .map_err(|error| told(&self.path, &self.progress, &error)),
-            Writer::Json(writer) => writer
-                .write(rows)
-                .map_err(|error| told(&self.path, &self.progress, &error)),
-            Writer::Csv(writer) => writer
-                .write(rows)
-                .map_err(|error| told(&self.path, &self.progress, &error)),
+            Writer::Parquet(writer) => writer.write(rows).map_err(|error| told(&self.path, &self.progress, &error)),
+            Writer::Json(writer) => writer.write(rows).map_err(|error| told(&self.path, &self.progress, &error)),
+            Writer::Csv(writer) => writer.write(rows).map_err(|error| told(&self.path, &self.progress, &error)),
         }?;
         self.rows += rows.num_rows() as u64;
         Ok(())
@@ -164,9 +140,7 @@ impl Encoder {
     /// Moves rows from memory to the file.
     pub(super) fn flush(&mut self) -> Result<()> {
         match &mut self.writer {
-            Writer::Parquet(writer) => writer
-                .flush()
-                .map_err(|error| told(&self.path, &self.progress, &error)),
+            Writer::Parquet(writer) => writer.flush().map_err(|error| told(&self.path, &self.progress, &error)),
             _ => Ok(()),
         }
     }
@@ -174,27 +148,16 @@ impl Encoder {
     /// Ends the file.
     pub(super) fn finish(mut self) -> Result<Encoded> {
         self.flush()?;
-        let Self {
-            path,
-            progress,
-            writer,
-            rows,
-        } = self;
+        let Self { path, progress, writer, rows } = self;
         let output = match writer {
             Writer::Parquet(mut writer) => {
-                writer
-                    .sync()
-                    .map_err(|error| told(&path, &progress, &error))?;
+                writer.sync().map_err(|error| told(&path, &progress, &error))?;
                 fail::fail_point!("sink.mid_file");
-                writer
-                    .into_inner()
-                    .map_err(|error| told(&path, &progress, &error))?
+                writer.into_inner().map_err(|error| told(&path, &progress, &error))?
             }
             Writer::Json(mut writer) => {
                 fail::fail_point!("sink.mid_file");
-                writer
-                    .finish()
-                    .map_err(|error| told(&path, &progress, &error))?;
+                writer.finish().map_err(|error| told(&path, &progress, &error))?;
                 let unbuffered = writer.into_inner().into_inner();
                 unbuffered.map_err(|error| told(&path, &progress, error.error()))?
             }
@@ -204,27 +167,14 @@ impl Encoder {
             }
         };
         let size = progress.bytes.load(Ordering::Relaxed);
-        Ok(Encoded {
-            path,
-            file: output.file,
-            size,
-            rows,
-        })
+        Ok(Encoded { path, file: output.file, size, rows })
     }
 }
 
 /// The error of a format's writer: the file's own where the file failed, else the rows are not what the format holds.
 fn told(path: &Path, progress: &Progress, error: &dyn std::error::Error) -> Error {
-    match progress
-        .failure
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
-    {
+    match progress.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(failure) => failed("write", path, failure),
-        None => Error::data_invalid(format!(
-            "cannot write these rows to {}: {error}",
-            path.display()
-        )),
+        None => Error::data_invalid(format!("cannot write these rows to {}: {error}", path.display())),
     }
 }

@@ -45,11 +45,7 @@ const READING_OPTIONS: &[&str] = &[
 pub(super) enum FileFormat {
     Parquet(Compression),
     Json,
-    Csv {
-        header: bool,
-        delimiter: u8,
-        null: String,
-    },
+    Csv { header: bool, delimiter: u8, null: String },
 }
 
 /// Everything that a file sink was told.
@@ -92,10 +88,7 @@ impl Settings {
     fn check_schema(&self, schema: &Schema) -> Result<()> {
         for (index, field) in schema.fields().iter().enumerate() {
             let name = field.name();
-            if schema.fields()[..index]
-                .iter()
-                .any(|earlier| earlier.name() == name)
-            {
+            if schema.fields()[..index].iter().any(|earlier| earlier.name() == name) {
                 return Err(Error::invalid_query(format!(
                     "two columns are named '{name}', which a file cannot hold: give one of them an alias"
                 )));
@@ -139,25 +132,15 @@ fn compression(options: &Options) -> Result<Compression> {
         "lz4" | "lz4_raw" => Compression::LZ4_RAW,
         "none" | "uncompressed" => Compression::UNCOMPRESSED,
         _ => {
-            return Err(bad_value(
-                "compression",
-                value,
-                "snappy, zstd, gzip, lz4 or none",
-            ));
+            return Err(bad_value("compression", value, "snappy, zstd, gzip, lz4 or none"));
         }
     })
 }
 
 fn check_uncompressed(options: &Options) -> Result<()> {
     match options.get("compression") {
-        Some(value)
-            if !["none", "uncompressed"].contains(&value.trim().to_lowercase().as_str()) =>
-        {
-            Err(bad_value(
-                "compression",
-                value,
-                "none: JSON and CSV files are written uncompressed",
-            ))
+        Some(value) if !["none", "uncompressed"].contains(&value.trim().to_lowercase().as_str()) => {
+            Err(bad_value("compression", value, "none: JSON and CSV files are written uncompressed"))
         }
         _ => Ok(()),
     }
@@ -168,9 +151,8 @@ fn csv(options: &Options) -> Result<FileFormat> {
         Some(_) => options.flag("header", false)?,
         None => options.flag("format.has_header", false)?,
     };
-    let delimiter = ["sep", "delimiter", "format.delimiter"]
-        .into_iter()
-        .find_map(|name| Some((name, options.get(name)?)));
+    let delimiter =
+        ["sep", "delimiter", "format.delimiter"].into_iter().find_map(|name| Some((name, options.get(name)?)));
     let delimiter = match delimiter {
         None => b',',
         Some((_, "\\t")) => b'\t',
@@ -179,28 +161,20 @@ fn csv(options: &Options) -> Result<FileFormat> {
             _ => return Err(bad_value(name, value, "one ASCII character")),
         },
     };
-    Ok(FileFormat::Csv {
-        header,
-        delimiter,
-        null: options.get("nullValue").unwrap_or_default().to_string(),
-    })
+    Ok(FileFormat::Csv { header, delimiter, null: options.get("nullValue").unwrap_or_default().to_string() })
 }
 
 fn target_file_size(options: &Options) -> Result<u64> {
     let Some(value) = options.get("targetFileSize") else {
         return Ok(TARGET_FILE_SIZE);
     };
-    size_of(value)
-        .filter(|size| *size > 0)
-        .ok_or_else(|| bad_value("targetFileSize", value, "a size such as 128MB"))
+    size_of(value).filter(|size| *size > 0).ok_or_else(|| bad_value("targetFileSize", value, "a size such as 128MB"))
 }
 
 /// The number of bytes in `128MB`, `64 k` or `1000`; units are powers of 1024, as in Spark.
 fn size_of(text: &str) -> Option<u64> {
     let text = text.trim().to_lowercase();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let shift = match text[digits..].trim() {
         "" | "b" => 0,
@@ -218,11 +192,8 @@ fn partition_columns(spec: &SinkSpec) -> Result<Vec<String>> {
     for wanted in &spec.partition_by {
         let fields = spec.schema.fields();
         let exact = fields.iter().find(|field| field.name() == wanted);
-        let Some(field) = exact.or_else(|| {
-            fields
-                .iter()
-                .find(|field| field.name().eq_ignore_ascii_case(wanted))
-        }) else {
+        let Some(field) = exact.or_else(|| fields.iter().find(|field| field.name().eq_ignore_ascii_case(wanted)))
+        else {
             let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
             return Err(Error::invalid_query(format!(
                 "partition column '{wanted}' is not among the columns: {}",
@@ -231,10 +202,7 @@ fn partition_columns(spec: &SinkSpec) -> Result<Vec<String>> {
         };
         let binary = matches!(
             field.data_type(),
-            DataType::Binary
-                | DataType::LargeBinary
-                | DataType::BinaryView
-                | DataType::FixedSizeBinary(_)
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_)
         );
         if field.data_type().is_nested() || binary {
             return Err(Error::invalid_query(format!(
@@ -244,9 +212,7 @@ fn partition_columns(spec: &SinkSpec) -> Result<Vec<String>> {
             )));
         }
         if columns.contains(field.name()) {
-            return Err(Error::invalid_query(format!(
-                "partition column '{wanted}' is named twice"
-            )));
+            return Err(Error::invalid_query(format!("partition column '{wanted}' is named twice")));
         }
         columns.push(field.name().clone());
     }
@@ -259,12 +225,9 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        for (text, size) in [
-            ("1000", Some(1000)),
-            ("64 k", Some(65_536)),
-            ("128MB", Some(128 << 20)),
-            ("1gib", Some(1 << 30)),
-        ] {
+        for (text, size) in
+            [("1000", Some(1000)), ("64 k", Some(65_536)), ("128MB", Some(128 << 20)), ("1gib", Some(1 << 30))]
+        {
             assert_eq!(size_of(text), size, "{text}");
         }
         for text in ["", "MB", "-1", "1.5g", "99999999999999g"] {

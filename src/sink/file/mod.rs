@@ -52,9 +52,7 @@ impl SinkProvider for FileSinkProvider {
             )));
         };
         let Place::Local(root) = Place::parse(path)? else {
-            return Err(Error::unsupported(format!(
-                "'{path}': the file sink writes to local paths and file:// only"
-            )));
+            return Err(Error::unsupported(format!("'{path}': the file sink writes to local paths and file:// only")));
         };
         let settings = Settings::new(spec)?;
         let store: Arc<dyn DurableStore> = Arc::new(LocalStore::new(&root));
@@ -85,11 +83,7 @@ impl fmt::Debug for FileSink {
 
 impl FileSink {
     fn context(&self) -> Result<SinkContext> {
-        let context = self
-            .context
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let context = self.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
         context.ok_or_else(|| Error::internal("a file sink was given a batch before it was opened"))
     }
 
@@ -98,13 +92,7 @@ impl FileSink {
         if self.settings.shared {
             return Ok(());
         }
-        match self
-            .manifest
-            .queries()
-            .await?
-            .iter()
-            .find(|query| *query != query_id)
-        {
+        match self.manifest.queries().await?.iter().find(|query| *query != query_id) {
             Some(other) => Err(self.belongs_to(other, query_id)),
             None => Ok(()),
         }
@@ -120,17 +108,8 @@ impl FileSink {
 
     /// Checks that the directory holds of this query just what the checkpoint knows of.
     async fn check_progress(&self, context: &SinkContext) -> Result<()> {
-        let SinkContext {
-            query_id,
-            next_batch_id,
-            ..
-        } = context;
-        if let Some(last) = self
-            .manifest
-            .last_batch(query_id)
-            .await?
-            .filter(|last| last >= next_batch_id)
-        {
+        let SinkContext { query_id, next_batch_id, .. } = context;
+        if let Some(last) = self.manifest.last_batch(query_id).await?.filter(|last| last >= next_batch_id) {
             return Err(Error::incompatible(format!(
                 "{} holds batch {last} of query {query_id}, and the checkpoint would run from batch {next_batch_id}: \
                  the checkpoint was set back; use the newer checkpoint, or a new directory with a new checkpoint",
@@ -142,19 +121,13 @@ impl FileSink {
         }
         let without_manifest = self.manifest.queries().await?.is_empty();
         let root = self.root.clone();
-        let Some(found) = blocking(move || staging::published_queries(&root))
-            .await?
-            .into_iter()
-            .find(|short| {
-                // Without a manifest the names alone tell whose files they are.
-                *short == Names::short_id(query_id) || (without_manifest && !self.settings.shared)
-            })
-        else {
+        let Some(found) = blocking(move || staging::published_queries(&root)).await?.into_iter().find(|short| {
+            // Without a manifest the names alone tell whose files they are.
+            *short == Names::short_id(query_id) || (without_manifest && !self.settings.shared)
+        }) else {
             return Ok(());
         };
-        Err(self
-            .belongs_to(&format!("{found}…"), query_id)
-            .context("a fresh checkpoint"))
+        Err(self.belongs_to(&format!("{found}…"), query_id).context("a fresh checkpoint"))
     }
 }
 
@@ -182,16 +155,8 @@ impl Sink for FileSink {
         blocking(move || create_folder(&root.join(STAGING_FOLDER), &root)).await?;
         // Every decided batch is published by now: what is still staged belongs to none.
         let prefix = format!("{}-", Names::short_id(&context.query_id));
-        for name in self
-            .store
-            .list(STAGING_FOLDER)
-            .await?
-            .iter()
-            .filter(|name| name.starts_with(&prefix))
-        {
-            self.store
-                .delete(&format!("{STAGING_FOLDER}/{name}"))
-                .await?;
+        for name in self.store.list(STAGING_FOLDER).await?.iter().filter(|name| name.starts_with(&prefix)) {
+            self.store.delete(&format!("{STAGING_FOLDER}/{name}")).await?;
         }
         *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.clone());
         Ok(())
@@ -200,19 +165,10 @@ impl Sink for FileSink {
     async fn prepare(&self, batch: SinkBatch) -> Result<Prepared> {
         let context = self.context()?;
         if !self.supports(batch.mode) {
-            return Err(Error::unsupported(format!(
-                "the file sink knows output mode append only, not {}",
-                batch.mode
-            )));
+            return Err(Error::unsupported(format!("the file sink knows output mode append only, not {}", batch.mode)));
         }
-        let names = Names::new(
-            &context.query_id,
-            batch.batch_id,
-            batch.run,
-            self.settings.format.extension(),
-        );
-        let writer =
-            BatchWriter::new(&self.root, names, Arc::clone(&self.settings), &batch.schema)?;
+        let names = Names::new(&context.query_id, batch.batch_id, batch.run, self.settings.format.extension());
+        let writer = BatchWriter::new(&self.root, names, Arc::clone(&self.settings), &batch.schema)?;
         let (sender, receiver) = mpsc::channel(WAITING);
         let mut readers = JoinSet::new();
         for partition in batch.partitions {
@@ -222,15 +178,10 @@ impl Sink for FileSink {
         let files = blocking(move || writer.write_all(receiver)).await?;
         // The rows of a task that panicked are missing without an error in the channel.
         while let Some(reader) = readers.join_next().await {
-            reader.map_err(|error| {
-                Error::internal(format!("a task of batch {} died: {error}", batch.batch_id))
-            })?;
+            reader.map_err(|error| Error::internal(format!("a task of batch {} died: {error}", batch.batch_id)))?;
         }
         let rows = files.iter().map(|file| file.rows).sum();
-        let token = serde_json::to_value(Token {
-            query_id: context.query_id,
-            files,
-        })?;
+        let token = serde_json::to_value(Token { query_id: context.query_id, files })?;
         fail::fail_point!("sink.prepared");
         Ok(Prepared { token, rows })
     }
@@ -257,8 +208,7 @@ impl Sink for FileSink {
             )));
         }
         let root = self.root.clone();
-        let published: Vec<ManifestFile> =
-            files.iter().map(staging::StagedFile::published).collect();
+        let published: Vec<ManifestFile> = files.iter().map(staging::StagedFile::published).collect();
         blocking(move || staging::publish(&root, &files)).await?;
         fail::fail_point!("sink.published");
         self.manifest.add(&query_id, batch_id, published).await?;
@@ -268,10 +218,7 @@ impl Sink for FileSink {
 }
 
 /// Runs one partition and hands its rows to the writer; stops at the first error.
-async fn forward(
-    mut partition: SendableRecordBatchStream,
-    sender: Sender<Result<RecordBatch, DataFusionError>>,
-) {
+async fn forward(mut partition: SendableRecordBatchStream, sender: Sender<Result<RecordBatch, DataFusionError>>) {
     while let Some(rows) = partition.next().await {
         let failed = rows.is_err();
         if sender.send(rows).await.is_err() || failed {
@@ -298,10 +245,7 @@ mod tests {
     const OTHER: &str = "99999999-0000-4000-8000-000000000000";
 
     fn schema() -> SchemaRef {
-        Arc::new(Schema::new(vec![
-            Field::new("origin", DataType::Utf8, true),
-            Field::new("n", DataType::Int64, false),
-        ]))
+        Arc::new(Schema::new(vec![Field::new("origin", DataType::Utf8, true), Field::new("n", DataType::Int64, false)]))
     }
 
     async fn create(
@@ -314,10 +258,7 @@ mod tests {
             format: format.to_string(),
             path: Some(root.display().to_string()),
             options: options.iter().copied().collect(),
-            partition_by: partition_by
-                .iter()
-                .map(|column| (*column).to_string())
-                .collect(),
+            partition_by: partition_by.iter().map(|column| (*column).to_string()).collect(),
             schema: schema(),
             name: "delays".to_string(),
             clock: Arc::new(ManualClock::new(0)),
@@ -327,21 +268,10 @@ mod tests {
 
     async fn open(sink: &Arc<dyn Sink>, query_id: &str, next_batch_id: i64) -> Result<()> {
         let (query_id, name) = (query_id.to_string(), "delays".to_string());
-        sink.open(&SinkContext {
-            query_id,
-            name,
-            run: 1,
-            next_batch_id,
-        })
-        .await
+        sink.open(&SinkContext { query_id, name, run: 1, next_batch_id }).await
     }
 
-    async fn opened(
-        root: &Path,
-        format: &str,
-        partition_by: &[&str],
-        options: &[(&str, &str)],
-    ) -> Arc<dyn Sink> {
+    async fn opened(root: &Path, format: &str, partition_by: &[&str], options: &[(&str, &str)]) -> Arc<dyn Sink> {
         let sink = create(root, format, partition_by, options).await.unwrap();
         open(&sink, QUERY, 0).await.unwrap();
         sink
@@ -359,19 +289,10 @@ mod tests {
                     RecordBatch::try_new(schema(), columns).map_err(DataFusionError::from)
                 })
                 .collect();
-            Box::pin(RecordBatchStreamAdapter::new(
-                schema(),
-                futures::stream::iter(batches),
-            ))
+            Box::pin(RecordBatchStreamAdapter::new(schema(), futures::stream::iter(batches)))
         };
         let partitions = vec![partition(), partition()];
-        SinkBatch {
-            batch_id,
-            run: 1,
-            mode: OutputMode::Append,
-            schema: schema(),
-            partitions,
-        }
+        SinkBatch { batch_id, run: 1, mode: OutputMode::Append, schema: schema(), partitions }
     }
 
     /// All files below `folder`, without what begins with `_`: what a plain reader sees.
@@ -394,10 +315,7 @@ mod tests {
     }
 
     fn parquet_rows(path: &Path) -> usize {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap())
-            .unwrap()
-            .build()
-            .unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap()).unwrap().build().unwrap();
         reader.map(|rows| rows.unwrap().num_rows()).sum()
     }
 
@@ -406,10 +324,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let sink = opened(root, "parquet", &["origin"], &[]).await;
-        let prepared = sink
-            .prepare(batch(0, &[Some("JFK"), None, Some("a/../b"), Some("JFK")]))
-            .await
-            .unwrap();
+        let prepared = sink.prepare(batch(0, &[Some("JFK"), None, Some("a/../b"), Some("JFK")])).await.unwrap();
         assert_eq!(prepared.rows, 8);
         assert_eq!(visible(root), Vec::<PathBuf>::new());
         assert_eq!(staged(root), 3);
@@ -420,44 +335,14 @@ mod tests {
         assert_eq!(staged(root), 0);
         let folders: Vec<String> = first
             .iter()
-            .map(|path| {
-                path.parent()
-                    .unwrap()
-                    .file_name()
-                    .unwrap()
-                    .to_string_lossy()
-                    .into_owned()
-            })
+            .map(|path| path.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned())
             .collect();
-        assert_eq!(
-            folders,
-            [
-                "origin=JFK",
-                "origin=__HIVE_DEFAULT_PARTITION__",
-                "origin=a%2F%2E%2E%2Fb"
-            ]
-        );
-        assert!(
-            first[0]
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .starts_with("part-7a1b22cc-00000-")
-        );
-        assert_eq!(
-            first.iter().map(|path| parquet_rows(path)).sum::<usize>(),
-            8
-        );
-        let entries = Manifest::new(Arc::new(LocalStore::new(root)))
-            .entries()
-            .await
-            .unwrap()
-            .unwrap();
+        assert_eq!(folders, ["origin=JFK", "origin=__HIVE_DEFAULT_PARTITION__", "origin=a%2F%2E%2E%2Fb"]);
+        assert!(first[0].file_name().unwrap().to_string_lossy().starts_with("part-7a1b22cc-00000-"));
+        assert_eq!(first.iter().map(|path| parquet_rows(path)).sum::<usize>(), 8);
+        let entries = Manifest::new(Arc::new(LocalStore::new(root))).entries().await.unwrap().unwrap();
         assert_eq!(entries.len(), 1);
-        assert_eq!(
-            entries[0].files.iter().map(|file| file.rows).sum::<u64>(),
-            8
-        );
+        assert_eq!(entries[0].files.iter().map(|file| file.rows).sum::<u64>(), 8);
     }
 
     #[tokio::test]
@@ -465,10 +350,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let sink = opened(root, "parquet", &["origin"], &[]).await;
-        let prepared = sink
-            .prepare(batch(0, &[Some("JFK"), Some("LGA")]))
-            .await
-            .unwrap();
+        let prepared = sink.prepare(batch(0, &[Some("JFK"), Some("LGA")])).await.unwrap();
         let token: Token = serde_json::from_value(prepared.token.clone()).unwrap();
         staging::publish(root, &token.files[..1]).unwrap();
         let again = create(root, "parquet", &["origin"], &[]).await.unwrap();
@@ -502,10 +384,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sink = opened(dir.path(), "json", &[], &[]).await;
         sink.prepare(batch(0, &[Some("JFK")])).await.unwrap();
-        let strangers = dir
-            .path()
-            .join(STAGING_FOLDER)
-            .join("99999999-00000-1-0.staged");
+        let strangers = dir.path().join(STAGING_FOLDER).join("99999999-00000-1-0.staged");
         fs::write(&strangers, "").unwrap();
         let again = opened(dir.path(), "json", &[], &[]).await;
         assert_eq!(staged(dir.path()), 1);
@@ -532,22 +411,13 @@ mod tests {
     async fn large_files_are_split_and_small_ones_are_not() {
         for (size, files) in [("1", 4), ("1MB", 1)] {
             let dir = tempfile::tempdir().unwrap();
-            let sink = opened(
-                dir.path(),
-                "csv",
-                &[],
-                &[("targetFileSize", size), ("header", "true")],
-            )
-            .await;
+            let sink = opened(dir.path(), "csv", &[], &[("targetFileSize", size), ("header", "true")]).await;
             let origins = [Some("JFK"), Some("LGA"), Some("EWR"), Some("JFK")];
             let prepared = sink.prepare(batch(0, &origins)).await.unwrap();
             sink.publish(0, &prepared.token).await.unwrap();
             let found = visible(dir.path());
             assert_eq!(found.len(), files);
-            let text: String = found
-                .iter()
-                .map(|path| fs::read_to_string(path).unwrap())
-                .collect();
+            let text: String = found.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
             assert_eq!(text.matches("origin,n\n").count(), files);
             assert_eq!(text.matches("JFK,").count(), 4);
         }
@@ -558,11 +428,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sink = opened(dir.path(), "json", &[], &[]).await;
         let mut rows = batch(0, &[Some("JFK")]);
-        let failure: Result<RecordBatch, DataFusionError> =
-            Err(Error::unavailable("the source went away").into());
+        let failure: Result<RecordBatch, DataFusionError> = Err(Error::unavailable("the source went away").into());
         let failing = futures::stream::iter(vec![failure]);
-        rows.partitions
-            .push(Box::pin(RecordBatchStreamAdapter::new(schema(), failing)));
+        rows.partitions.push(Box::pin(RecordBatchStreamAdapter::new(schema(), failing)));
         let error = sink.prepare(rows).await.unwrap_err();
         assert_eq!(error.message(), "the source went away");
         assert_eq!(staged(dir.path()), 0);
@@ -576,13 +444,8 @@ mod tests {
         sink.publish(0, &prepared.token).await.unwrap();
         let error = open(&sink, OTHER, 0).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CheckpointIncompatible);
-        assert!(
-            error.message().contains(QUERY) && error.message().contains("shared = true"),
-            "{error}"
-        );
-        let shared = create(dir.path(), "parquet", &[], &[("shared", "true")])
-            .await
-            .unwrap();
+        assert!(error.message().contains(QUERY) && error.message().contains("shared = true"), "{error}");
+        let shared = create(dir.path(), "parquet", &[], &[("shared", "true")]).await.unwrap();
         open(&shared, OTHER, 0).await.unwrap();
         let set_back = open(&sink, QUERY, 0).await.unwrap_err();
         assert!(set_back.message().contains("set back"), "{set_back}");
@@ -590,10 +453,7 @@ mod tests {
         // Without the manifest the names of the files still tell.
         fs::remove_dir_all(dir.path().join("_millstream")).unwrap();
         for query in [QUERY, OTHER] {
-            assert_eq!(
-                open(&sink, query, 0).await.unwrap_err().kind(),
-                ErrorKind::CheckpointIncompatible
-            );
+            assert_eq!(open(&sink, query, 0).await.unwrap_err().kind(), ErrorKind::CheckpointIncompatible);
         }
     }
 
@@ -602,32 +462,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kind = |result: Result<Arc<dyn Sink>>| result.unwrap_err().kind();
         let root = dir.path();
-        assert_eq!(
-            kind(create(root, "parquet", &["nothing"], &[]).await),
-            ErrorKind::InvalidQuery
-        );
-        assert_eq!(
-            kind(create(root, "parquet", &["origin", "n"], &[]).await),
-            ErrorKind::InvalidQuery
-        );
-        assert_eq!(
-            kind(create(root, "parquet", &[], &[("compresion", "zstd")]).await),
-            ErrorKind::InvalidOption
-        );
-        assert_eq!(
-            kind(create(root, "json", &[], &[("compression", "gzip")]).await),
-            ErrorKind::InvalidOption
-        );
-        assert_eq!(
-            kind(create(Path::new("s3://b/t"), "json", &[], &[]).await),
-            ErrorKind::Unsupported
-        );
+        assert_eq!(kind(create(root, "parquet", &["nothing"], &[]).await), ErrorKind::InvalidQuery);
+        assert_eq!(kind(create(root, "parquet", &["origin", "n"], &[]).await), ErrorKind::InvalidQuery);
+        assert_eq!(kind(create(root, "parquet", &[], &[("compresion", "zstd")]).await), ErrorKind::InvalidOption);
+        assert_eq!(kind(create(root, "json", &[], &[("compression", "gzip")]).await), ErrorKind::InvalidOption);
+        assert_eq!(kind(create(Path::new("s3://b/t"), "json", &[], &[]).await), ErrorKind::Unsupported);
         fs::write(root.join("file"), "").unwrap();
         let sink = create(&root.join("file"), "json", &[], &[]).await.unwrap();
-        assert_eq!(
-            open(&sink, QUERY, 0).await.unwrap_err().kind(),
-            ErrorKind::Unavailable
-        );
+        assert_eq!(open(&sink, QUERY, 0).await.unwrap_err().kind(), ErrorKind::Unavailable);
         assert!(!sink.supports(OutputMode::Update) && !sink.supports(OutputMode::Complete));
     }
 }

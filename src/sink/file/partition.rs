@@ -40,20 +40,13 @@ impl Partitioner {
             .iter()
             .map(|name| schema.index_of(name))
             .collect::<Result<Vec<usize>, _>>()
-            .map_err(|error| {
-                Error::internal(format!("a partition column is not among the rows: {error}"))
-            })?;
-        let kept: Vec<usize> = (0..schema.fields().len())
-            .filter(|index| !columns.contains(index))
-            .collect();
-        let sort_fields = columns
-            .iter()
-            .map(|index| SortField::new(schema.field(*index).data_type().clone()));
+            .map_err(|error| Error::internal(format!("a partition column is not among the rows: {error}")))?;
+        let kept: Vec<usize> = (0..schema.fields().len()).filter(|index| !columns.contains(index)).collect();
+        let sort_fields = columns.iter().map(|index| SortField::new(schema.field(*index).data_type().clone()));
         // Every column may be NULL in another batch.
         let fields = kept.iter().map(|index| schema.field(*index));
-        let fields: Vec<Field> = fields
-            .map(|field| Field::new(field.name(), field.data_type().clone(), true))
-            .collect();
+        let fields: Vec<Field> =
+            fields.map(|field| Field::new(field.name(), field.data_type().clone(), true)).collect();
         Ok(Self {
             names: partition_by.to_vec(),
             converter: RowConverter::new(sort_fields.collect())?,
@@ -82,11 +75,7 @@ impl Partitioner {
         if !self.is_partitioned() {
             return Ok(vec![(String::new(), kept)]);
         }
-        let columns: Vec<ArrayRef> = self
-            .columns
-            .iter()
-            .map(|index| Arc::clone(rows.column(*index)))
-            .collect();
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|index| Arc::clone(rows.column(*index))).collect();
         let keys = self.converter.convert_columns(&columns)?;
         let mut places = HashMap::new();
         let mut groups: Vec<Vec<u32>> = Vec::new();
@@ -102,23 +91,14 @@ impl Partitioner {
             .iter()
             .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
             .collect::<Result<Vec<_>, _>>()?;
-        let nulls: Vec<_> = columns
-            .iter()
-            .map(|column| column.logical_nulls())
-            .collect();
+        let nulls: Vec<_> = columns.iter().map(|column| column.logical_nulls()).collect();
         let mut split = Vec::with_capacity(groups.len());
         for group in groups {
             let row = group[0] as usize;
             let mut folder = String::new();
             for (column, formatter) in formatters.iter().enumerate() {
-                let is_null = nulls[column]
-                    .as_ref()
-                    .is_some_and(|nulls| nulls.is_null(row));
-                let value = if is_null {
-                    None
-                } else {
-                    Some(formatter.value(row).try_to_string()?)
-                };
+                let is_null = nulls[column].as_ref().is_some_and(|nulls| nulls.is_null(row));
+                let value = if is_null { None } else { Some(formatter.value(row).try_to_string()?) };
                 folder.push_str(&folder_name(&self.names[column], value.as_deref()));
                 folder.push('/');
             }
@@ -138,10 +118,7 @@ impl Partitioner {
                 cast(column, field.data_type())?
             });
         }
-        Ok(RecordBatch::try_new(
-            Arc::clone(&self.file_schema),
-            columns,
-        )?)
+        Ok(RecordBatch::try_new(Arc::clone(&self.file_schema), columns)?)
     }
 }
 
@@ -212,42 +189,20 @@ mod tests {
     #[test]
     fn hostile_values_make_one_harmless_name() {
         let long = "x".repeat(4096);
-        for value in [
-            "../../etc/passwd",
-            "..",
-            "a/b",
-            "nul\0",
-            "a=b",
-            "'; DROP",
-            "line\nbreak",
-            "é\u{85}",
-            &long,
-        ] {
+        for value in ["../../etc/passwd", "..", "a/b", "nul\0", "a=b", "'; DROP", "line\nbreak", "é\u{85}", &long] {
             let name = folder_name("k", Some(value));
             assert!(name.starts_with("k=") && name.len() < 255, "{name}");
-            assert!(
-                !name.contains(['/', '\\', '\0', '\n', '\'']) && !name.contains(".."),
-                "{name}"
-            );
+            assert!(!name.contains(['/', '\\', '\0', '\n', '\'']) && !name.contains(".."), "{name}");
             assert_eq!(name.matches('=').count(), 1, "{name}");
         }
-        assert_ne!(
-            folder_name("k", Some(&long)),
-            folder_name("k", Some(&format!("{long}x")))
-        );
+        assert_ne!(folder_name("k", Some(&long)), folder_name("k", Some(&format!("{long}x"))));
     }
 
     #[test]
     fn null_is_told_from_its_name() {
         assert_eq!(folder_name("k", None), "k=__HIVE_DEFAULT_PARTITION__");
-        assert_eq!(
-            folder_name("k", Some("__HIVE_DEFAULT_PARTITION__")),
-            "k=%5F_HIVE_DEFAULT_PARTITION__"
-        );
-        assert_eq!(
-            folder_name("hour", Some("2013-01-01 05:00:00")),
-            "hour=2013-01-01 05%3A00%3A00"
-        );
+        assert_eq!(folder_name("k", Some("__HIVE_DEFAULT_PARTITION__")), "k=%5F_HIVE_DEFAULT_PARTITION__");
+        assert_eq!(folder_name("hour", Some("2013-01-01 05:00:00")), "hour=2013-01-01 05%3A00%3A00");
         assert_eq!(folder_name("origin", Some("New York")), "origin=New York");
     }
 }

@@ -40,11 +40,7 @@ pub(super) struct StagedFile {
 
 impl StagedFile {
     pub(super) fn published(&self) -> ManifestFile {
-        ManifestFile {
-            path: self.path.clone(),
-            size: self.size,
-            rows: self.rows,
-        }
+        ManifestFile { path: self.path.clone(), size: self.size, rows: self.rows }
     }
 }
 
@@ -59,12 +55,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(query_id: &str, batch_id: i64, run: u64, extension: &'static str) -> Self {
-        Self {
-            short_id: Self::short_id(query_id),
-            batch_id,
-            run,
-            extension,
-        }
+        Self { short_id: Self::short_id(query_id), batch_id, run, extension }
     }
 
     /// The eight characters that stand for a query in names: the first of its UUID.
@@ -80,17 +71,11 @@ impl Names {
     }
 
     pub(super) fn staged(&self, part: usize) -> String {
-        format!(
-            "{STAGING_FOLDER}/{}-{:05}-{}-{part}.staged",
-            self.short_id, self.batch_id, self.run
-        )
+        format!("{STAGING_FOLDER}/{}-{:05}-{}-{part}.staged", self.short_id, self.batch_id, self.run)
     }
 
     pub(super) fn published(&self, folder: &str, part: usize) -> String {
-        format!(
-            "{folder}part-{}-{:05}-{part}.{}",
-            self.short_id, self.batch_id, self.extension
-        )
+        format!("{folder}part-{}-{:05}-{part}.{}", self.short_id, self.batch_id, self.extension)
     }
 }
 
@@ -102,12 +87,7 @@ pub(super) fn publish(root: &Path, files: &[StagedFile]) -> Result<()> {
         let folder = target.parent().unwrap_or(root);
         fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, error))?;
         // Folders down to the file are synced whoever created them: an earlier run may have died before it could.
-        folders.extend(
-            folder
-                .ancestors()
-                .take_while(|above| above.starts_with(root))
-                .map(Path::to_path_buf),
-        );
+        folders.extend(folder.ancestors().take_while(|above| above.starts_with(root)).map(Path::to_path_buf));
         publish_one(&root.join(&file.staged), &target, file.size)?;
         fail::fail_point!("sink.mid_publish");
     }
@@ -204,25 +184,18 @@ fn query_of(name: &str) -> Option<&str> {
 }
 
 /// Does `work` for every item on a few threads, and returns the first error.
-pub(super) fn in_parallel<T: Sync>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<()> + Sync,
-) -> Result<()> {
+pub(super) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     if items.len() <= 1 {
         return items.iter().try_for_each(work);
     }
     let share = items.len().div_ceil(THREADS);
     let work = &work;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .chunks(share)
-            .map(|items| scope.spawn(move || items.iter().try_for_each(work)))
-            .collect();
+        let threads: Vec<_> =
+            items.chunks(share).map(|items| scope.spawn(move || items.iter().try_for_each(work))).collect();
         let mut outcome = Ok(());
         for thread in threads {
-            let result = thread
-                .join()
-                .unwrap_or_else(|_| Err(Error::internal("a thread that syncs files died")));
+            let result = thread.join().unwrap_or_else(|_| Err(Error::internal("a thread that syncs files died")));
             outcome = outcome.and(result);
         }
         outcome
@@ -236,14 +209,8 @@ mod tests {
     #[test]
     fn names_sort_and_say_whose_they_are() {
         let names = Names::new("7A1B22CC-0000-4000-8000-000000000000", 12, 3, "parquet");
-        assert_eq!(
-            names.published("origin=JFK/", 0),
-            "origin=JFK/part-7a1b22cc-00012-0.parquet"
-        );
-        assert_eq!(
-            names.staged(0),
-            "_millstream/staging/7a1b22cc-00012-3-0.staged"
-        );
+        assert_eq!(names.published("origin=JFK/", 0), "origin=JFK/part-7a1b22cc-00012-0.parquet");
+        assert_eq!(names.staged(0), "_millstream/staging/7a1b22cc-00012-3-0.staged");
         assert_eq!(query_of("part-7a1b22cc-00012-0.parquet"), Some("7a1b22cc"));
         assert_eq!(query_of("part-00000-7a1b22cc-c000.snappy.parquet"), None);
         assert_ne!(Names::short_id("query-a"), Names::short_id("query-b"));
@@ -259,13 +226,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(sum.into_inner(), 4950);
-        let error = in_parallel(&items, |item| {
-            if *item == 77 {
-                Err(Error::unavailable("77"))
-            } else {
-                Ok(())
-            }
-        });
+        let error = in_parallel(&items, |item| if *item == 77 { Err(Error::unavailable("77")) } else { Ok(()) });
         assert_eq!(error.unwrap_err().message(), "77");
     }
 }

@@ -60,12 +60,7 @@ pub(super) struct BatchWriter {
 }
 
 impl BatchWriter {
-    pub(super) fn new(
-        root: &Path,
-        names: Names,
-        settings: Arc<Settings>,
-        schema: &SchemaRef,
-    ) -> Result<Self> {
+    pub(super) fn new(root: &Path, names: Names, settings: Arc<Settings>, schema: &SchemaRef) -> Result<Self> {
         Ok(Self {
             root: root.to_path_buf(),
             names,
@@ -95,21 +90,13 @@ impl BatchWriter {
         written
     }
 
-    fn write_and_sync(
-        &mut self,
-        rows: &mut Receiver<Result<RecordBatch, DataFusionError>>,
-    ) -> Result<Vec<StagedFile>> {
+    fn write_and_sync(&mut self, rows: &mut Receiver<Result<RecordBatch, DataFusionError>>) -> Result<Vec<StagedFile>> {
         while let Some(rows) = rows.blocking_recv() {
             for (folder, rows) in self.partitioner.split(&rows.map_err(Error::from)?)? {
                 self.take(folder, rows)?;
             }
         }
-        let mut folders: Vec<String> = self
-            .waiting
-            .keys()
-            .chain(self.open.keys())
-            .cloned()
-            .collect();
+        let mut folders: Vec<String> = self.waiting.keys().chain(self.open.keys()).cloned().collect();
         folders.sort_unstable();
         folders.dedup();
         for folder in folders {
@@ -134,16 +121,10 @@ impl BatchWriter {
         waiting.bytes += bytes;
         self.waiting_bytes += bytes;
         if self.waiting_bytes > WAITING_BYTES {
-            let mut fullest: Vec<(usize, String)> = self
-                .waiting
-                .iter()
-                .map(|(folder, waiting)| (waiting.bytes, folder.clone()))
-                .collect();
+            let mut fullest: Vec<(usize, String)> =
+                self.waiting.iter().map(|(folder, waiting)| (waiting.bytes, folder.clone())).collect();
             fullest.sort_unstable();
-            while let Some((_, folder)) = fullest
-                .pop()
-                .filter(|_| self.waiting_bytes > WAITING_BYTES / 2)
-            {
+            while let Some((_, folder)) = fullest.pop().filter(|_| self.waiting_bytes > WAITING_BYTES / 2) {
                 self.drain(&folder)?;
             }
         }
@@ -167,24 +148,14 @@ impl BatchWriter {
             self.open(folder)?;
         }
         let Some(file) = self.open.get_mut(folder) else {
-            return Err(Error::internal(format!(
-                "no file is open for folder '{folder}'"
-            )));
+            return Err(Error::internal(format!("no file is open for folder '{folder}'")));
         };
         file.encoder.write(rows)?;
         if file.encoder.size() >= self.settings.target_file_size {
             self.close(folder)?;
         }
-        if self
-            .open
-            .values()
-            .map(|file| file.encoder.memory())
-            .sum::<usize>()
-            > ENCODING_BYTES
-            && let Some(fullest) = self
-                .open
-                .values_mut()
-                .max_by_key(|file| file.encoder.memory())
+        if self.open.values().map(|file| file.encoder.memory()).sum::<usize>() > ENCODING_BYTES
+            && let Some(fullest) = self.open.values_mut().max_by_key(|file| file.encoder.memory())
         {
             fullest.encoder.flush()?;
         }
@@ -193,11 +164,8 @@ impl BatchWriter {
 
     fn open(&mut self, folder: &str) -> Result<()> {
         if self.open.len() >= OPEN_FILES {
-            let fullest = self
-                .open
-                .iter()
-                .max_by_key(|(_, file)| file.encoder.size())
-                .map(|(folder, _)| folder.clone());
+            let fullest =
+                self.open.iter().max_by_key(|(_, file)| file.encoder.size()).map(|(folder, _)| folder.clone());
             if let Some(fullest) = fullest {
                 self.close(&fullest)?;
             }
@@ -205,10 +173,8 @@ impl BatchWriter {
         let part = self.parts;
         self.parts += 1;
         let path = self.root.join(self.names.staged(part));
-        let encoder =
-            Encoder::create(&path, &self.settings.format, self.partitioner.file_schema())?;
-        self.open
-            .insert(folder.to_string(), OpenFile { part, encoder });
+        let encoder = Encoder::create(&path, &self.settings.format, self.partitioner.file_schema())?;
+        self.open.insert(folder.to_string(), OpenFile { part, encoder });
         Ok(())
     }
 
@@ -234,8 +200,6 @@ impl BatchWriter {
     /// Makes the files that are complete durable, through the handles that wrote them: they would tell of an error.
     fn sync(&mut self) -> Result<()> {
         let files = std::mem::take(&mut self.unsynced);
-        in_parallel(&files, |(path, file)| {
-            file.sync_all().map_err(|error| failed("sync", path, error))
-        })
+        in_parallel(&files, |(path, file)| file.sync_all().map_err(|error| failed("sync", path, error)))
     }
 }

@@ -25,9 +25,7 @@ impl Clean {
     /// # Errors
     /// `InvalidOption` for another word, a missing directory, or one in which archived files would be read again.
     pub(super) fn of(options: &Options, folder: &str) -> Result<Self> {
-        let word = options
-            .get("cleanSource")
-            .map(|word| word.trim().to_lowercase());
+        let word = options.get("cleanSource").map(|word| word.trim().to_lowercase());
         match word.as_deref() {
             None | Some("off") => Ok(Self::Off),
             Some("delete") => Ok(Self::Delete),
@@ -40,11 +38,7 @@ impl Clean {
                 };
                 let archive = absolute(archive)?;
                 if std::path::Path::new(&archive).starts_with(folder) {
-                    return Err(bad_value(
-                        "sourceArchiveDir",
-                        &archive,
-                        &format!("a directory outside of {folder}"),
-                    ));
+                    return Err(bad_value("sourceArchiveDir", &archive, &format!("a directory outside of {folder}")));
                 }
                 Ok(Self::Archive(archive))
             }
@@ -56,10 +50,7 @@ impl Clean {
     pub(super) async fn clean(&self, files: &[FileEntry]) {
         for file in files {
             if let Err(error) = self.clean_one(&file.path).await {
-                tracing::warn!(
-                    "file {} stays where it is, though cleanSource says otherwise: {error}",
-                    file.path
-                );
+                tracing::warn!("file {} stays where it is, though cleanSource says otherwise: {error}", file.path);
             }
         }
     }
@@ -69,11 +60,7 @@ impl Clean {
         let cleaned = match self {
             Self::Off => return Ok(()),
             Self::Delete => open_store().delete(&from).await,
-            Self::Archive(archive) => {
-                open_store()
-                    .rename(&from, &object_path(&format!("{archive}{path}"))?)
-                    .await
-            }
+            Self::Archive(archive) => open_store().rename(&from, &object_path(&format!("{archive}{path}"))?).await,
         };
         match cleaned {
             Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -88,23 +75,12 @@ mod tests {
 
     #[test]
     fn an_archive_inside_the_source_is_refused() {
-        let options = |dir: &str| -> Options {
-            [("cleanSource", "archive"), ("sourceArchiveDir", dir)]
-                .into_iter()
-                .collect()
-        };
+        let options =
+            |dir: &str| -> Options { [("cleanSource", "archive"), ("sourceArchiveDir", dir)].into_iter().collect() };
         assert!(Clean::of(&options("/data/in/old"), "/data/in").is_err());
         assert!(Clean::of(&options("/data/in"), "/data/in").is_err());
-        assert_eq!(
-            Clean::of(&options("/data/inside"), "/data/in").unwrap(),
-            Clean::Archive("/data/inside".into())
-        );
+        assert_eq!(Clean::of(&options("/data/inside"), "/data/in").unwrap(), Clean::Archive("/data/inside".into()));
         let missing: Options = [("cleanSource", "archive")].into_iter().collect();
-        assert!(
-            Clean::of(&missing, "/data/in")
-                .unwrap_err()
-                .message()
-                .contains("sourceArchiveDir")
-        );
+        assert!(Clean::of(&missing, "/data/in").unwrap_err().message().contains("sourceArchiveDir"));
     }
 }

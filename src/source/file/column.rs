@@ -7,9 +7,8 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array,
-    Int64Array, ListArray, MapArray, StringArray, StructArray, TimestampMicrosecondArray,
-    UInt64Array,
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray,
+    MapArray, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::compute::cast;
@@ -24,11 +23,7 @@ pub(super) enum Cells {
     /// BOOLEAN.
     Boolean(Vec<bool>),
     /// A signed or small unsigned integer, and the range of its type.
-    Integer {
-        values: Vec<i64>,
-        low: i64,
-        high: i64,
-    },
+    Integer { values: Vec<i64>, low: i64, high: i64 },
     /// UINT64.
     Unsigned(Vec<u64>),
     /// FLOAT and DOUBLE.
@@ -38,31 +33,17 @@ pub(super) enum Cells {
     /// Days since the epoch.
     Date(Vec<i32>),
     /// Unscaled values.
-    Decimal {
-        values: Vec<i128>,
-        precision: u8,
-        scale: i8,
-    },
+    Decimal { values: Vec<i128>, precision: u8, scale: i8 },
     /// STRING: all bytes, and where each value ends.
     Text { bytes: String, offsets: Vec<i32> },
     /// BINARY, likewise.
     Binary { bytes: Vec<u8>, offsets: Vec<i32> },
     /// ARRAY.
-    List {
-        offsets: Vec<i32>,
-        child: Box<Column>,
-    },
+    List { offsets: Vec<i32>, child: Box<Column> },
     /// STRUCT.
-    Struct {
-        fields: Fields,
-        children: Vec<Column>,
-    },
+    Struct { fields: Fields, children: Vec<Column> },
     /// MAP with STRING keys.
-    Map {
-        offsets: Vec<i32>,
-        keys: Box<Column>,
-        values: Box<Column>,
-    },
+    Map { offsets: Vec<i32>, keys: Box<Column>, values: Box<Column> },
 }
 
 /// A column under construction.
@@ -83,11 +64,7 @@ impl Column {
     /// `Unsupported` for a type that text files do not give.
     pub(super) fn new(field: &Field) -> Result<Self> {
         let data_type = field.data_type().clone();
-        let integer = |low, high| Cells::Integer {
-            values: Vec::new(),
-            low,
-            high,
-        };
+        let integer = |low, high| Cells::Integer { values: Vec::new(), low, high };
         let cells = match &data_type {
             DataType::Boolean => Cells::Boolean(Vec::new()),
             DataType::Int8 => integer(i8::MIN.into(), i8::MAX.into()),
@@ -101,48 +78,31 @@ impl Column {
             DataType::Float32 | DataType::Float64 => Cells::Float(Vec::new()),
             DataType::Timestamp(_, _) => Cells::Timestamp(Vec::new()),
             DataType::Date32 | DataType::Date64 => Cells::Date(Vec::new()),
-            DataType::Decimal128(precision, scale) => Cells::Decimal {
-                values: Vec::new(),
-                precision: *precision,
-                scale: *scale,
-            },
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Cells::Text {
-                bytes: String::new(),
-                offsets: vec![0],
-            },
-            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Cells::Binary {
-                bytes: Vec::new(),
-                offsets: vec![0],
-            },
-            DataType::List(item) => Cells::List {
-                offsets: vec![0],
-                child: Box::new(Self::new(item)?),
-            },
+            DataType::Decimal128(precision, scale) => {
+                Cells::Decimal { values: Vec::new(), precision: *precision, scale: *scale }
+            }
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                Cells::Text { bytes: String::new(), offsets: vec![0] }
+            }
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
+                Cells::Binary { bytes: Vec::new(), offsets: vec![0] }
+            }
+            DataType::List(item) => Cells::List { offsets: vec![0], child: Box::new(Self::new(item)?) },
             DataType::Struct(fields) => Cells::Struct {
                 fields: fields.clone(),
-                children: fields
-                    .iter()
-                    .map(|child| Self::new(child))
-                    .collect::<Result<_>>()?,
+                children: fields.iter().map(|child| Self::new(child)).collect::<Result<_>>()?,
             },
             DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(pair) if pair.len() == 2 && is_text(pair[0].data_type()) => {
-                    Cells::Map {
-                        offsets: vec![0],
-                        keys: Box::new(Self::new(&pair[0])?),
-                        values: Box::new(Self::new(&pair[1])?),
-                    }
-                }
+                DataType::Struct(pair) if pair.len() == 2 && is_text(pair[0].data_type()) => Cells::Map {
+                    offsets: vec![0],
+                    keys: Box::new(Self::new(&pair[0])?),
+                    values: Box::new(Self::new(&pair[1])?),
+                },
                 _ => return Err(cannot_read(field)),
             },
             _ => return Err(cannot_read(field)),
         };
-        Ok(Self {
-            name: field.name().clone(),
-            data_type,
-            cells,
-            valid: Vec::new(),
-        })
+        Ok(Self { name: field.name().clone(), data_type, cells, valid: Vec::new() })
     }
 
     /// Returns the number of values.
@@ -176,11 +136,7 @@ impl Column {
                     child.push_null();
                 }
             }
-            Cells::Map {
-                offsets,
-                keys,
-                values,
-            } => {
+            Cells::Map { offsets, keys, values } => {
                 keys.truncate(last(offsets));
                 values.truncate(last(offsets));
                 offsets.push(offset(keys.len()));
@@ -193,12 +149,9 @@ impl Column {
     pub(super) fn push_text(&mut self, text: &str) -> bool {
         let fits = match &mut self.cells {
             Cells::Boolean(values) => put(values, parse_bool(text)),
-            Cells::Integer { values, low, high } => put(
-                values,
-                text.parse()
-                    .ok()
-                    .filter(|value| (*low..=*high).contains(value)),
-            ),
+            Cells::Integer { values, low, high } => {
+                put(values, text.parse().ok().filter(|value| (*low..=*high).contains(value)))
+            }
             Cells::Unsigned(values) => put(values, text.parse().ok()),
             Cells::Float(values) => put(values, parse_float(text)),
             Cells::Binary { bytes, offsets } => {
@@ -223,11 +176,7 @@ impl Column {
             Cells::Timestamp(values) => put(values, parse_timestamp_us(text)),
             Cells::Date(values) => put(values, parse_date_days(text)),
             Cells::Float(values) => put(values, parse_named_float(text)),
-            Cells::Decimal {
-                values,
-                precision,
-                scale,
-            } => put(values, parse_rounded(text, *precision, *scale)),
+            Cells::Decimal { values, precision, scale } => put(values, parse_rounded(text, *precision, *scale)),
             Cells::Binary { bytes, offsets } => {
                 let fits = decode_base64(text, bytes);
                 offsets.push(offset(bytes.len()));
@@ -256,20 +205,14 @@ impl Column {
     /// epoch.
     pub(super) fn push_integer(&mut self, value: i128) -> bool {
         let fits = match &mut self.cells {
-            Cells::Integer { values, low, high } => put(
-                values,
-                i64::try_from(value)
-                    .ok()
-                    .filter(|value| (*low..=*high).contains(value)),
-            ),
+            Cells::Integer { values, low, high } => {
+                put(values, i64::try_from(value).ok().filter(|value| (*low..=*high).contains(value)))
+            }
             Cells::Unsigned(values) => put(values, u64::try_from(value).ok()),
             Cells::Float(values) => put(values, Some(value as f64)),
-            Cells::Timestamp(values) => put(
-                values,
-                i64::try_from(value)
-                    .ok()
-                    .and_then(|seconds| seconds.checked_mul(1_000_000)),
-            ),
+            Cells::Timestamp(values) => {
+                put(values, i64::try_from(value).ok().and_then(|seconds| seconds.checked_mul(1_000_000)))
+            }
             Cells::Decimal { .. } | Cells::Text { .. } => {
                 return self.push_json_text(&value.to_string());
             }
@@ -331,14 +274,8 @@ impl Column {
                 offsets.truncate(rows + 1);
                 child.truncate(last(offsets));
             }
-            Cells::Struct { children, .. } => {
-                children.iter_mut().for_each(|child| child.truncate(rows))
-            }
-            Cells::Map {
-                offsets,
-                keys,
-                values,
-            } => {
+            Cells::Struct { children, .. } => children.iter_mut().for_each(|child| child.truncate(rows)),
+            Cells::Map { offsets, keys, values } => {
                 offsets.truncate(rows + 1);
                 keys.truncate(last(offsets));
                 values.truncate(last(offsets));
@@ -352,13 +289,9 @@ impl Column {
     /// `DataInvalid` where one batch would hold more than 2 GiB of text.
     pub(super) fn finish(&mut self) -> Result<ArrayRef> {
         let rows = self.valid.len();
-        let nulls = Some(NullBuffer::from(std::mem::take(&mut self.valid)))
-            .filter(|nulls| nulls.null_count() > 0);
+        let nulls = Some(NullBuffer::from(std::mem::take(&mut self.valid))).filter(|nulls| nulls.null_count() > 0);
         let array: ArrayRef = match &mut self.cells {
-            Cells::Boolean(values) => Arc::new(BooleanArray::new(
-                BooleanBuffer::from(std::mem::take(values)),
-                nulls,
-            )),
+            Cells::Boolean(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(std::mem::take(values)), nulls)),
             Cells::Integer { values, .. } => Arc::new(Int64Array::try_new(taken(values), nulls)?),
             Cells::Unsigned(values) => Arc::new(UInt64Array::try_new(taken(values), nulls)?),
             Cells::Float(values) => Arc::new(Float64Array::try_new(taken(values), nulls)?),
@@ -368,16 +301,9 @@ impl Column {
                     DataType::Timestamp(_, zone) => zone.clone(),
                     _ => None,
                 };
-                Arc::new(
-                    TimestampMicrosecondArray::try_new(taken(values), nulls)?
-                        .with_timezone_opt(zone),
-                )
+                Arc::new(TimestampMicrosecondArray::try_new(taken(values), nulls)?.with_timezone_opt(zone))
             }
-            Cells::Decimal {
-                values,
-                precision,
-                scale,
-            } => {
+            Cells::Decimal { values, precision, scale } => {
                 let array = Decimal128Array::try_new(taken(values), nulls)?;
                 Arc::new(array.with_precision_and_scale(*precision, *scale)?)
             }
@@ -385,74 +311,37 @@ impl Column {
                 let bytes = Buffer::from(std::mem::take(bytes).into_bytes());
                 Arc::new(StringArray::try_new(taken_offsets(offsets), bytes, nulls)?)
             }
-            Cells::Binary { bytes, offsets } => Arc::new(BinaryArray::try_new(
-                taken_offsets(offsets),
-                Buffer::from(std::mem::take(bytes)),
-                nulls,
-            )?),
+            Cells::Binary { bytes, offsets } => {
+                Arc::new(BinaryArray::try_new(taken_offsets(offsets), Buffer::from(std::mem::take(bytes)), nulls)?)
+            }
             Cells::List { offsets, child } => match &self.data_type {
                 DataType::List(item) => {
                     let values = child.finish()?;
-                    Arc::new(ListArray::try_new(
-                        Arc::clone(item),
-                        taken_offsets(offsets),
-                        values,
-                        nulls,
-                    )?)
+                    Arc::new(ListArray::try_new(Arc::clone(item), taken_offsets(offsets), values, nulls)?)
                 }
                 other => {
-                    return Err(Error::internal(format!(
-                        "a list is built for a column of {other}"
-                    )));
+                    return Err(Error::internal(format!("a list is built for a column of {other}")));
                 }
             },
             Cells::Struct { fields, children } => {
-                let children = children
-                    .iter_mut()
-                    .map(Self::finish)
-                    .collect::<Result<Vec<_>>>()?;
-                Arc::new(StructArray::try_new_with_length(
-                    fields.clone(),
-                    children,
-                    nulls,
-                    rows,
-                )?)
+                let children = children.iter_mut().map(Self::finish).collect::<Result<Vec<_>>>()?;
+                Arc::new(StructArray::try_new_with_length(fields.clone(), children, nulls, rows)?)
             }
-            Cells::Map {
-                offsets,
-                keys,
-                values,
-            } => match &self.data_type {
+            Cells::Map { offsets, keys, values } => match &self.data_type {
                 DataType::Map(entries, ordered) => {
                     let DataType::Struct(pair) = entries.data_type() else {
                         return Err(Error::internal("the entries of a map are not structs"));
                     };
-                    let pairs = StructArray::try_new(
-                        pair.clone(),
-                        vec![keys.finish()?, values.finish()?],
-                        None,
-                    )?;
+                    let pairs = StructArray::try_new(pair.clone(), vec![keys.finish()?, values.finish()?], None)?;
                     let offsets = taken_offsets(offsets);
-                    Arc::new(MapArray::try_new(
-                        Arc::clone(entries),
-                        offsets,
-                        pairs,
-                        nulls,
-                        *ordered,
-                    )?)
+                    Arc::new(MapArray::try_new(Arc::clone(entries), offsets, pairs, nulls, *ordered)?)
                 }
                 other => {
-                    return Err(Error::internal(format!(
-                        "a map is built for a column of {other}"
-                    )));
+                    return Err(Error::internal(format!("a map is built for a column of {other}")));
                 }
             },
         };
-        if array.data_type() == &self.data_type {
-            Ok(array)
-        } else {
-            Ok(cast(&array, &self.data_type)?)
-        }
+        if array.data_type() == &self.data_type { Ok(array) } else { Ok(cast(&array, &self.data_type)?) }
     }
 
     /// Adds NULL for a value that does not fit.
@@ -464,10 +353,7 @@ impl Column {
 
 /// Returns whether `data_type` is one of the spellings of STRING.
 pub(super) fn is_text(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    )
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 /// Returns the type of TIMESTAMP columns.
@@ -504,9 +390,7 @@ fn offset(length: usize) -> i32 {
 }
 
 fn last(offsets: &[i32]) -> usize {
-    offsets
-        .last()
-        .map_or(0, |end| usize::try_from(*end).unwrap_or(0))
+    offsets.last().map_or(0, |end| usize::try_from(*end).unwrap_or(0))
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -594,14 +478,7 @@ mod tests {
         let array = column.finish().unwrap();
         assert_eq!(array.len(), 2);
         assert!(array.is_null(1));
-        assert_eq!(
-            array
-                .as_list::<i32>()
-                .values()
-                .as_primitive::<Int32Type>()
-                .values(),
-            &[1]
-        );
+        assert_eq!(array.as_list::<i32>().values().as_primitive::<Int32Type>().values(), &[1]);
         assert_eq!(column.len(), 0);
     }
 
@@ -615,14 +492,7 @@ mod tests {
         let mut decimal = Column::new(&Field::new("d", DataType::Decimal128(4, 2), true)).unwrap();
         assert!(decimal.push_float(12.345));
         assert!(!decimal.push_text("99.999"));
-        assert_eq!(
-            decimal
-                .finish()
-                .unwrap()
-                .as_primitive::<Decimal128Type>()
-                .value(0),
-            1235
-        );
+        assert_eq!(decimal.finish().unwrap().as_primitive::<Decimal128Type>().value(0), 1235);
     }
 
     #[test]

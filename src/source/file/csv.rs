@@ -26,12 +26,8 @@ impl CsvDialect {
     /// # Errors
     /// `InvalidOption` for a bad value.
     pub(super) fn of(options: &Options) -> Result<Self> {
-        let header_option = ["header", "format.has_header"]
-            .into_iter()
-            .find(|name| options.get(name).is_some());
-        let separator_option = ["sep", "delimiter", "format.delimiter"]
-            .into_iter()
-            .find_map(|name| options.get(name));
+        let header_option = ["header", "format.has_header"].into_iter().find(|name| options.get(name).is_some());
+        let separator_option = ["sep", "delimiter", "format.delimiter"].into_iter().find_map(|name| options.get(name));
         let separator = match separator_option.unwrap_or(",") {
             "" => return Err(bad_value("sep", "", "a separator such as ',' or '\\t'")),
             "\\t" => "\t".to_string(),
@@ -49,8 +45,7 @@ impl CsvDialect {
 
     /// Returns whether `line` is a comment.
     pub(super) fn is_comment(&self, line: &str) -> bool {
-        self.comment
-            .is_some_and(|comment| line.starts_with(comment))
+        self.comment.is_some_and(|comment| line.starts_with(comment))
     }
 
     /// Returns whether a field stands for NULL.
@@ -62,10 +57,7 @@ impl CsvDialect {
     pub(super) fn split(&self, line: &str, mut each: impl FnMut(usize, &str, bool)) -> usize {
         let (mut rest, mut position) = (line, 0);
         loop {
-            let next = match self
-                .quote
-                .and_then(|quote| rest.strip_prefix(quote).map(|inner| (quote, inner)))
-            {
+            let next = match self.quote.and_then(|quote| rest.strip_prefix(quote).map(|inner| (quote, inner))) {
                 Some((quote, inner)) => {
                     let (field, next) = self.quoted(quote, inner);
                     each(position, &field, true);
@@ -107,9 +99,7 @@ impl CsvDialect {
                     letters.next();
                 }
                 field.push(quote);
-            } else if Some(letter) == self.escape
-                && (following == Some(quote) || following == self.escape)
-            {
+            } else if Some(letter) == self.escape && (following == Some(quote) || following == self.escape) {
                 field.extend(letters.next().map(|(_, escaped)| escaped));
             } else {
                 field.push(letter);
@@ -126,11 +116,7 @@ fn one_letter(options: &Options, name: &str, default: Option<char>) -> Result<Op
     let mut letters = value.chars();
     match (letters.next(), letters.next()) {
         (letter, None) => Ok(letter.filter(|letter| *letter != '\0')),
-        _ => Err(bad_value(
-            name,
-            value,
-            "one character, or nothing to turn it off",
-        )),
+        _ => Err(bad_value(name, value, "one character, or nothing to turn it off")),
     }
 }
 
@@ -147,12 +133,7 @@ impl CsvDecoder {
     /// Makes a decoder for one file whose lines have as many fields as there are `slots`.
     pub(super) fn new(dialect: CsvDialect, slots: Vec<Option<usize>>, explain: bool) -> Self {
         let header_pending = dialect.header;
-        Self {
-            dialect,
-            slots,
-            explain,
-            header_pending,
-        }
+        Self { dialect, slots, explain, header_pending }
     }
 }
 
@@ -163,13 +144,7 @@ impl LineDecoder for CsvDecoder {
         }
         let (mut fits, mut reason) = (true, None);
         let found = self.dialect.split(line, |position, field, quoted| {
-            let Some(column) = self
-                .slots
-                .get(position)
-                .copied()
-                .flatten()
-                .map(|slot| &mut rows.columns[slot])
-            else {
+            let Some(column) = self.slots.get(position).copied().flatten().map(|slot| &mut rows.columns[slot]) else {
                 return;
             };
             if self.dialect.is_null(field, quoted) {
@@ -188,17 +163,10 @@ impl LineDecoder for CsvDecoder {
         if found != self.slots.len() {
             fits = false;
             if self.explain && reason.is_none() {
-                reason = Some(format!(
-                    "{} fields expected, {found} found",
-                    self.slots.len()
-                ));
+                reason = Some(format!("{} fields expected, {found} found", self.slots.len()));
             }
         }
-        if fits {
-            Verdict::Row
-        } else {
-            Verdict::Misfit(reason)
-        }
+        if fits { Verdict::Row } else { Verdict::Misfit(reason) }
     }
 }
 
@@ -209,24 +177,16 @@ mod tests {
     fn fields(options: &[(&str, &str)], line: &str) -> Vec<String> {
         let options: Options = options.iter().copied().collect();
         let mut fields = Vec::new();
-        let count = CsvDialect::of(&options)
-            .unwrap()
-            .split(line, |_, field, _| fields.push(field.to_string()));
+        let count = CsvDialect::of(&options).unwrap().split(line, |_, field, _| fields.push(field.to_string()));
         assert_eq!(count, fields.len());
         fields
     }
 
     #[test]
     fn quotes_hold_separators_and_quotes() {
-        assert_eq!(
-            fields(&[], r#"a,"b,c","d ""e""","f\"g","#),
-            ["a", "b,c", "d \"e\"", "f\"g", ""]
-        );
+        assert_eq!(fields(&[], r#"a,"b,c","d ""e""","f\"g","#), ["a", "b,c", "d \"e\"", "f\"g", ""]);
         assert_eq!(fields(&[("sep", "\\t")], "a\tb,c"), ["a", "b,c"]);
-        assert_eq!(
-            fields(&[("delimiter", "||"), ("quote", "")], "\"a||b\""),
-            ["\"a", "b\""]
-        );
+        assert_eq!(fields(&[("delimiter", "||"), ("quote", "")], "\"a||b\""), ["\"a", "b\""]);
         assert_eq!(fields(&[], ""), [""]);
     }
 

@@ -84,15 +84,9 @@ impl Kind {
             "json" => (Self::Json, JSON_OPTIONS),
             "csv" => (Self::Csv(CsvDialect::of(options)?), CSV_OPTIONS),
             "parquet" => (Self::Parquet, &[][..]),
-            "text" => (
-                Self::Text {
-                    whole_text: options.flag("wholetext", false)?,
-                },
-                TEXT_OPTIONS,
-            ),
+            "text" => (Self::Text { whole_text: options.flag("wholetext", false)? }, TEXT_OPTIONS),
             other => {
-                let hint =
-                    nearest(other, FILE_FORMATS).map(|near| format!("; did you mean {near}?"));
+                let hint = nearest(other, FILE_FORMATS).map(|near| format!("; did you mean {near}?"));
                 return Err(Error::invalid_option(format!(
                     "'{other}' is not a format that files are read in: {}{}",
                     FILE_FORMATS.join(", "),
@@ -100,10 +94,7 @@ impl Kind {
                 )));
             }
         };
-        options.check_known(
-            &format!("{format} source"),
-            &[COMMON_OPTIONS, own_options].concat(),
-        )?;
+        options.check_known(&format!("{format} source"), &[COMMON_OPTIONS, own_options].concat())?;
         Ok(kind)
     }
 }
@@ -138,24 +129,10 @@ impl FileFormat {
         };
         let schema = nullable_schema(&schema);
         let has_rows = matches!(kind, Kind::Json | Kind::Csv(_));
-        let mode = if has_rows {
-            Mode::of(options)?
-        } else {
-            Mode::Permissive
-        };
-        let corrupt = if has_rows {
-            corrupt_column(&schema, options)?
-        } else {
-            None
-        };
+        let mode = if has_rows { Mode::of(options)? } else { Mode::Permissive };
+        let corrupt = if has_rows { corrupt_column(&schema, options)? } else { None };
         check_types(&kind, &schema)?;
-        Ok(Arc::new(Self {
-            kind,
-            schema,
-            mode,
-            corrupt,
-            plain_folders,
-        }))
+        Ok(Arc::new(Self { kind, schema, mode, corrupt, plain_folders }))
     }
 
     /// Returns the schema of the rows, partition columns included. Every column may be NULL.
@@ -170,16 +147,9 @@ impl FileFormat {
     /// `DataInvalid` where a partition folder's value does not have the declared type. The stream fails with
     /// `Unavailable` where the file cannot be read, and with `DataInvalid` where it is not of the declared shape and
     /// the mode does not put up with that.
-    pub fn read(
-        &self,
-        file: &FileEntry,
-        context: ReadContext,
-    ) -> Result<SendableRecordBatchStream> {
+    pub fn read(&self, file: &FileEntry, context: ReadContext) -> Result<SendableRecordBatchStream> {
         let folders = if self.plain_folders { 0 } else { file.folders };
-        let file = &FileEntry {
-            folders,
-            ..file.clone()
-        };
+        let file = &FileEntry { folders, ..file.clone() };
         let projection = context.projection.as_deref();
         let decode_all = self.mode != Mode::Permissive;
         let layout = Layout::new(&self.schema, file, projection, self.corrupt, decode_all)?;
@@ -192,25 +162,13 @@ impl FileFormat {
                 let names = fields.iter().map(|field| field.name().clone()).collect();
                 (Box::new(JsonDecoder::new(names, explain)), false)
             }
-            Kind::Csv(dialect) => (
-                Box::new(CsvDecoder::new(
-                    dialect.clone(),
-                    layout.slots().to_vec(),
-                    explain,
-                )),
-                false,
-            ),
+            Kind::Csv(dialect) => (Box::new(CsvDecoder::new(dialect.clone(), layout.slots().to_vec(), explain)), false),
             Kind::Text { whole_text } => {
                 let wanted = layout.slots().first().copied().flatten().is_some();
                 (Box::new(TextDecoder::new(wanted)), *whole_text)
             }
         };
-        let rows = Rows::new(
-            &fields,
-            self.mode,
-            Arc::clone(&context.malformed_rows),
-            &file.path,
-        )?;
+        let rows = Rows::new(&fields, self.mode, Arc::clone(&context.malformed_rows), &file.path)?;
         let scan = LineScan::new(open_file, decoder, rows, layout, context.batch_size);
         Ok(scan.with_whole_file(whole_file).into_stream())
     }
@@ -218,9 +176,7 @@ impl FileFormat {
 
 /// Finds the column that takes malformed lines, if the schema has it.
 fn corrupt_column(schema: &Schema, options: &Options) -> Result<Option<usize>> {
-    let name = options
-        .get("columnNameOfCorruptRecord")
-        .unwrap_or("_corrupt_record");
+    let name = options.get("columnNameOfCorruptRecord").unwrap_or("_corrupt_record");
     let Ok(index) = schema.index_of(name) else {
         return Ok(None);
     };
@@ -237,12 +193,7 @@ fn corrupt_column(schema: &Schema, options: &Options) -> Result<Option<usize>> {
 fn check_types(kind: &Kind, schema: &Schema) -> Result<()> {
     match kind {
         Kind::Parquet => return Ok(()),
-        Kind::Text { .. }
-            if !schema
-                .fields()
-                .first()
-                .is_some_and(|first| is_text(first.data_type())) =>
-        {
+        Kind::Text { .. } if !schema.fields().first().is_some_and(|first| is_text(first.data_type())) => {
             return Err(Error::invalid_query(
                 "the first column of a text table is the line, a STRING (others come from partition folders); declare \
                  it so, or declare no columns",
@@ -250,10 +201,7 @@ fn check_types(kind: &Kind, schema: &Schema) -> Result<()> {
         }
         _ => {}
     }
-    schema
-        .fields()
-        .iter()
-        .try_for_each(|field| Column::new(field).map(|_| ()))
+    schema.fields().iter().try_for_each(|field| Column::new(field).map(|_| ()))
 }
 
 /// Lets every column be NULL, nested ones too: a file may lack it.
@@ -263,13 +211,7 @@ fn nullable_schema(schema: &Schema) -> SchemaRef {
 }
 
 fn nullable_field(field: &FieldRef) -> FieldRef {
-    Arc::new(
-        field
-            .as_ref()
-            .clone()
-            .with_data_type(nullable_type(field.data_type()))
-            .with_nullable(true),
-    )
+    Arc::new(field.as_ref().clone().with_data_type(nullable_type(field.data_type())).with_nullable(true))
 }
 
 fn nullable_type(data_type: &DataType) -> DataType {

@@ -23,10 +23,8 @@ impl Segment {
             return Ok(Self::AnyDepth);
         }
         let pattern = Pattern::new(text).map_err(|e| {
-            Error::invalid_option(format!(
-                "'{text}' in a path is not a pattern: {e}; write [[] for a plain ["
-            ))
-            .with_source(e)
+            Error::invalid_option(format!("'{text}' in a path is not a pattern: {e}; write [[] for a plain ["))
+                .with_source(e)
         })?;
         Ok(Self::Name(pattern))
     }
@@ -69,15 +67,12 @@ pub(super) fn matched_segments(segments: &[Segment], parts: &[&str]) -> Option<u
     };
     match segment {
         Segment::AnyDepth if rest.is_empty() => (!parts.is_empty()).then_some(parts.len() - 1),
-        Segment::AnyDepth => (0..parts.len())
-            .find_map(|skipped| Some(skipped + matched_segments(rest, &parts[skipped..])?)),
+        Segment::AnyDepth => {
+            (0..parts.len()).find_map(|skipped| Some(skipped + matched_segments(rest, &parts[skipped..])?))
+        }
         Segment::Name(_) => {
             let (part, others) = parts.split_first()?;
-            if segment.matches(part) {
-                Some(1 + matched_segments(rest, others)?)
-            } else {
-                None
-            }
+            if segment.matches(part) { Some(1 + matched_segments(rest, others)?) } else { None }
         }
     }
 }
@@ -98,10 +93,7 @@ pub(super) fn spelled_out(pattern: &str) -> Vec<String> {
             '}' if depth == 1 => {
                 choices.push(&pattern[begin..at]);
                 let (before, after) = (&pattern[..open], &pattern[at + 1..]);
-                return choices
-                    .iter()
-                    .flat_map(|choice| spelled_out(&format!("{before}{choice}{after}")))
-                    .collect();
+                return choices.iter().flat_map(|choice| spelled_out(&format!("{before}{choice}{after}"))).collect();
             }
             '}' => depth -= 1,
             _ => {}
@@ -124,14 +116,8 @@ mod tests {
     fn a_pattern_may_mean_a_folder() {
         let segments = parse_segments(&["2013*", "**", "*.json"]).unwrap();
         assert_eq!(matched_segments(&segments, &["2013-01", "x.json"]), Some(2));
-        assert_eq!(
-            matched_segments(&segments, &["2013-01", "a", "b", "x.json"]),
-            Some(4)
-        );
+        assert_eq!(matched_segments(&segments, &["2013-01", "a", "b", "x.json"]), Some(4));
         assert_eq!(matched_segments(&segments, &["2014", "x.json"]), None);
-        assert_eq!(
-            matched_segments(&parse_segments(&["a*"]).unwrap(), &["ab", "c", "d"]),
-            Some(1)
-        );
+        assert_eq!(matched_segments(&parse_segments(&["a*"]).unwrap(), &["ab", "c", "d"]), Some(1));
     }
 }

@@ -27,11 +27,7 @@ const SAMPLE_LINES: usize = 1_000;
 /// # Errors
 /// `InvalidQuery` where there is no file, or nothing in them; `Unavailable` and `DataInvalid` where one cannot be
 /// read.
-pub(super) async fn infer_schema(
-    kind: &Kind,
-    options: &Options,
-    files: &[FileEntry],
-) -> Result<SchemaRef> {
+pub(super) async fn infer_schema(kind: &Kind, options: &Options, files: &[FileEntry]) -> Result<SchemaRef> {
     let mut fields = match kind {
         Kind::Text { .. } => vec![Field::new("value", DataType::Utf8, true)],
         _ if files.is_empty() => {
@@ -41,9 +37,7 @@ pub(super) async fn infer_schema(
             ));
         }
         Kind::Json => json_fields(files).await?,
-        Kind::Csv(dialect) => {
-            csv_fields(dialect, options.flag("inferSchema", false)?, files).await?
-        }
+        Kind::Csv(dialect) => csv_fields(dialect, options.flag("inferSchema", false)?, files).await?,
         Kind::Parquet => parquet_fields(files).await?,
     };
     if fields.is_empty() {
@@ -72,23 +66,13 @@ fn folder_fields(files: &[FileEntry]) -> Vec<Field> {
         }
     }
     let data_type = |whole| {
-        if whole {
-            DataType::Int64
-        } else {
-            DataType::Utf8
-        }
+        if whole { DataType::Int64 } else { DataType::Utf8 }
     };
-    columns
-        .into_iter()
-        .map(|(name, whole)| Field::new(name, data_type(whole), true))
-        .collect()
+    columns.into_iter().map(|(name, whole)| Field::new(name, data_type(whole), true)).collect()
 }
 
 async fn parquet_fields(files: &[FileEntry]) -> Result<Vec<Field>> {
-    let Some(newest) = files
-        .iter()
-        .max_by_key(|file| (file.modified_ms, file.published))
-    else {
+    let Some(newest) = files.iter().max_by_key(|file| (file.modified_ms, file.published)) else {
         return Ok(Vec::new());
     };
     let schema = read_schema(OpenFile::new(newest)?).await?;
@@ -98,14 +82,7 @@ async fn parquet_fields(files: &[FileEntry]) -> Result<Vec<Field>> {
 
 /// Returns the type that SQL knows for one that Parquet or Arrow spells otherwise.
 fn plain_type(data_type: &DataType) -> DataType {
-    let plain_field = |field: &FieldRef| {
-        Arc::new(
-            field
-                .as_ref()
-                .clone()
-                .with_data_type(plain_type(field.data_type())),
-        )
-    };
+    let plain_field = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(plain_type(field.data_type())));
     match data_type {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
@@ -149,12 +126,9 @@ fn value_type(value: &Value) -> DataType {
             let item = items.iter().map(value_type).fold(DataType::Null, merged);
             DataType::List(Arc::new(Field::new_list_field(item, true)))
         }
-        Value::Object(members) => DataType::Struct(
-            members
-                .iter()
-                .map(|(name, value)| Field::new(name, value_type(value), true))
-                .collect(),
-        ),
+        Value::Object(members) => {
+            DataType::Struct(members.iter().map(|(name, value)| Field::new(name, value_type(value), true)).collect())
+        }
     }
 }
 
@@ -163,9 +137,7 @@ fn merged(a: DataType, b: DataType) -> DataType {
     match (a, b) {
         (a, b) if a == b => a,
         (DataType::Null, other) | (other, DataType::Null) => other,
-        (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => {
-            DataType::Float64
-        }
+        (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => DataType::Float64,
         (DataType::List(a), DataType::List(b)) => {
             let item = merged(a.data_type().clone(), b.data_type().clone());
             DataType::List(Arc::new(Field::new_list_field(item, true)))
@@ -179,30 +151,22 @@ fn merged(a: DataType, b: DataType) -> DataType {
 fn merged_fields(a: &Fields, b: &Fields) -> Fields {
     let mut types: BTreeMap<&str, DataType> = BTreeMap::new();
     for field in a.iter().chain(b.iter()) {
-        let known = types
-            .remove(field.name().as_str())
-            .unwrap_or(DataType::Null);
+        let known = types.remove(field.name().as_str()).unwrap_or(DataType::Null);
         types.insert(field.name(), merged(known, field.data_type().clone()));
     }
-    types
-        .into_iter()
-        .map(|(name, data_type)| Field::new(name, data_type, true))
-        .collect()
+    types.into_iter().map(|(name, data_type)| Field::new(name, data_type, true)).collect()
 }
 
 /// Makes STRING of what no value told.
 fn settled(data_type: DataType) -> DataType {
     match data_type {
         DataType::Null => DataType::Utf8,
-        DataType::List(item) => DataType::List(Arc::new(Field::new_list_field(
-            settled(item.data_type().clone()),
-            true,
-        ))),
+        DataType::List(item) => {
+            DataType::List(Arc::new(Field::new_list_field(settled(item.data_type().clone()), true)))
+        }
         DataType::Struct(fields) if fields.is_empty() => DataType::Utf8,
         DataType::Struct(fields) => {
-            let settle = |field: &FieldRef| {
-                Field::new(field.name(), settled(field.data_type().clone()), true)
-            };
+            let settle = |field: &FieldRef| Field::new(field.name(), settled(field.data_type().clone()), true);
             DataType::Struct(fields.iter().map(settle).collect())
         }
         other => other,
@@ -215,16 +179,10 @@ async fn csv_fields(dialect: &CsvDialect, typed: bool, files: &[FileEntry]) -> R
     let mut left = SAMPLE_LINES;
     for file in files {
         let lines = first_lines(file, left + 1).await?;
-        for (number, line) in lines
-            .iter()
-            .filter(|line| !dialect.is_comment(line))
-            .enumerate()
-        {
+        for (number, line) in lines.iter().filter(|line| !dialect.is_comment(line)).enumerate() {
             let is_header = dialect.header && number == 0;
             if names.is_empty() {
-                dialect.split(line, |position, name, _| {
-                    names.push(column_name(position, name, is_header))
-                });
+                dialect.split(line, |position, name, _| names.push(column_name(position, name, is_header)));
                 for _ in &names {
                     guesses.push(Guess::new()?);
                 }
@@ -234,10 +192,7 @@ async fn csv_fields(dialect: &CsvDialect, typed: bool, files: &[FileEntry]) -> R
             }
             left = left.saturating_sub(1);
             dialect.split(line, |position, text, quoted| {
-                if let Some(guess) = guesses
-                    .get_mut(position)
-                    .filter(|_| !dialect.is_null(text, quoted))
-                {
+                if let Some(guess) = guesses.get_mut(position).filter(|_| !dialect.is_null(text, quoted)) {
                     guess.narrow(text);
                 }
             });
@@ -246,19 +201,11 @@ async fn csv_fields(dialect: &CsvDialect, typed: bool, files: &[FileEntry]) -> R
             break;
         }
     }
-    Ok(names
-        .into_iter()
-        .zip(guesses)
-        .map(|(name, guess)| Field::new(name, guess.data_type(), true))
-        .collect())
+    Ok(names.into_iter().zip(guesses).map(|(name, guess)| Field::new(name, guess.data_type(), true)).collect())
 }
 
 fn column_name(position: usize, header: &str, is_header: bool) -> String {
-    if is_header && !header.trim().is_empty() {
-        header.trim().to_string()
-    } else {
-        format!("_c{position}")
-    }
+    if is_header && !header.trim().is_empty() { header.trim().to_string() } else { format!("_c{position}") }
 }
 
 /// The types that every value of a CSV column so far can be read as, narrowest first.
@@ -278,10 +225,7 @@ impl Guess {
             DataType::Boolean,
         ];
         let candidates = types.map(|data_type| Column::new(&Field::new("guess", data_type, true)));
-        Ok(Self {
-            candidates: candidates.into_iter().collect::<Result<_>>()?,
-            told: false,
-        })
+        Ok(Self { candidates: candidates.into_iter().collect::<Result<_>>()?, told: false })
     }
 
     fn narrow(&mut self, text: &str) {
@@ -306,29 +250,12 @@ mod tests {
 
     #[test]
     fn json_types_widen_and_sort_by_name() {
-        let rows = [
-            r#"{"b":1,"a":null,"c":[1]}"#,
-            r#"{"b":1.5,"d":{"x":true},"c":[null,2]}"#,
-            r#"{"d":"text"}"#,
-        ];
-        let all = rows
-            .iter()
-            .map(|row| value_type(&serde_json::from_str(row).unwrap()))
-            .fold(DataType::Null, merged);
-        let DataType::Struct(fields) = settled(all) else {
-            unreachable!()
-        };
-        let found: Vec<_> = fields
-            .iter()
-            .map(|field| (field.name().as_str(), field.data_type().clone()))
-            .collect();
+        let rows = [r#"{"b":1,"a":null,"c":[1]}"#, r#"{"b":1.5,"d":{"x":true},"c":[null,2]}"#, r#"{"d":"text"}"#];
+        let all = rows.iter().map(|row| value_type(&serde_json::from_str(row).unwrap())).fold(DataType::Null, merged);
+        let DataType::Struct(fields) = settled(all) else { unreachable!() };
+        let found: Vec<_> = fields.iter().map(|field| (field.name().as_str(), field.data_type().clone())).collect();
         let list = DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)));
-        let expected = [
-            ("a", DataType::Utf8),
-            ("b", DataType::Float64),
-            ("c", list),
-            ("d", DataType::Utf8),
-        ];
+        let expected = [("a", DataType::Utf8), ("b", DataType::Float64), ("c", list), ("d", DataType::Utf8)];
         assert_eq!(found, expected);
     }
 

@@ -34,18 +34,9 @@ impl LineDecoder for JsonDecoder {
             return Verdict::Row;
         }
         let length = rows.len();
-        let mut misfits = Misfits {
-            explain: self.explain,
-            any: false,
-            reason: None,
-        };
+        let mut misfits = Misfits { explain: self.explain, any: false, reason: None };
         let mut json = serde_json::Deserializer::from_str(line);
-        let row = Row {
-            names: &self.names,
-            columns: &mut rows.columns,
-            length,
-            misfits: &mut misfits,
-        };
+        let row = Row { names: &self.names, columns: &mut rows.columns, length, misfits: &mut misfits };
         match json.deserialize_map(row).and_then(|()| json.end()) {
             Ok(()) if misfits.any => Verdict::Misfit(misfits.reason),
             Ok(()) => Verdict::Row,
@@ -66,11 +57,7 @@ impl Misfits {
         self.any = true;
         if self.explain && self.reason.is_none() {
             let declared = column.data_type();
-            self.reason = Some(format!(
-                "field '{}' is declared {declared} but holds {}",
-                column.name,
-                found()
-            ));
+            self.reason = Some(format!("field '{}' is declared {declared} but holds {}", column.name, found()));
         }
     }
 }
@@ -92,10 +79,7 @@ impl<'de> Visitor<'de> for Row<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut expected = 0;
-        while let Some(index) = map.next_key_seed(Key {
-            names: self.names,
-            expected,
-        })? {
+        while let Some(index) = map.next_key_seed(Key { names: self.names, expected })? {
             let Some(index) = index else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -105,10 +89,7 @@ impl<'de> Visitor<'de> for Row<'_> {
             if column.len() > self.length {
                 column.truncate(self.length);
             }
-            map.next_value_seed(Slot {
-                column,
-                misfits: &mut *self.misfits,
-            })?;
+            map.next_value_seed(Slot { column, misfits: &mut *self.misfits })?;
             expected = index + 1;
         }
         Ok(())
@@ -137,11 +118,7 @@ impl Visitor<'_> for Key<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
-        if self
-            .names
-            .get(self.expected)
-            .is_some_and(|expected| expected == name)
-        {
+        if self.names.get(self.expected).is_some_and(|expected| expected == name) {
             return Ok(Some(self.expected));
         }
         Ok(self.names.iter().position(|other| other == name))
@@ -211,13 +188,7 @@ impl<'de> Visitor<'de> for Slot<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         match &mut self.column.cells {
             Cells::List { child, .. } => {
-                while seq
-                    .next_element_seed(Slot {
-                        column: &mut **child,
-                        misfits: &mut *self.misfits,
-                    })?
-                    .is_some()
-                {}
+                while seq.next_element_seed(Slot { column: &mut **child, misfits: &mut *self.misfits })?.is_some() {}
                 self.column.end_nested();
                 Ok(())
             }
@@ -247,10 +218,7 @@ impl<'de> Visitor<'de> for Slot<'_> {
                     if child.len() > row {
                         child.truncate(row);
                     }
-                    map.next_value_seed(Slot {
-                        column: child,
-                        misfits: &mut *self.misfits,
-                    })?;
+                    map.next_value_seed(Slot { column: child, misfits: &mut *self.misfits })?;
                 }
                 self.column.end_nested();
                 Ok(())
@@ -258,10 +226,7 @@ impl<'de> Visitor<'de> for Slot<'_> {
             Cells::Map { keys, values, .. } => {
                 while let Some(key) = map.next_key::<String>()? {
                     keys.push_json_text(&key);
-                    map.next_value_seed(Slot {
-                        column: &mut **values,
-                        misfits: &mut *self.misfits,
-                    })?;
+                    map.next_value_seed(Slot { column: &mut **values, misfits: &mut *self.misfits })?;
                 }
                 self.column.end_nested();
                 Ok(())

@@ -96,11 +96,7 @@ mod tests {
 
     #[test]
     fn fields_keep_their_order() {
-        for json in [
-            r#"{"b":1,"a":[true,null,{"x":"\"y"}],"c":{}}"#,
-            "[]",
-            "[1,2.5]",
-        ] {
+        for json in [r#"{"b":1,"a":[true,null,{"x":"\"y"}],"c":{}}"#, "[]", "[1,2.5]"] {
             let mut text = String::new();
             let mut reader = serde_json::Deserializer::from_str(json);
             JsonText(&mut text).deserialize(&mut reader).unwrap();

@@ -49,8 +49,7 @@ impl Layout {
         corrupt: Option<usize>,
         decode_all: bool,
     ) -> Result<Self> {
-        let wanted: Vec<usize> =
-            projection.map_or_else(|| (0..schema.fields().len()).collect(), <[usize]>::to_vec);
+        let wanted: Vec<usize> = projection.map_or_else(|| (0..schema.fields().len()).collect(), <[usize]>::to_vec);
         let folders = file.partitions();
         let decode_all = decode_all || corrupt.is_some_and(|corrupt| wanted.contains(&corrupt));
         let (mut file_fields, mut decoded, mut positions) = (Vec::new(), Vec::new(), Vec::new());
@@ -74,19 +73,11 @@ impl Layout {
                 return Ok(Origin::File(slot));
             }
             let field = schema.field(*index);
-            let value = folders
-                .iter()
-                .find(|(name, _)| name == field.name())
-                .and_then(|(_, value)| value.clone());
+            let value = folders.iter().find(|(name, _)| name == field.name()).and_then(|(_, value)| value.clone());
             folder_value(value, field, file).map(Origin::Folder)
         };
         let origins = wanted.iter().map(origin).collect::<Result<Vec<_>>>()?;
-        Ok(Self {
-            schema: std::sync::Arc::new(schema.project(&wanted)?),
-            origins,
-            file_fields,
-            decoded,
-        })
+        Ok(Self { schema: std::sync::Arc::new(schema.project(&wanted)?), origins, file_fields, decoded })
     }
 
     /// Returns the schema of the batches.
@@ -103,10 +94,7 @@ impl Layout {
     /// Returns the columns to decode.
     pub(super) fn decoded_fields(&self) -> Vec<Field> {
         let pairs = self.file_fields.iter().zip(&self.decoded);
-        pairs
-            .filter(|(_, slot)| slot.is_some())
-            .map(|(field, _)| field.clone())
-            .collect()
+        pairs.filter(|(_, slot)| slot.is_some()).map(|(field, _)| field.clone()).collect()
     }
 
     /// Makes a batch of `length` rows from the decoded columns and, where the format has one, the corrupt-record
@@ -122,30 +110,22 @@ impl Layout {
     ) -> Result<RecordBatch> {
         let column = |(origin, field): (&Origin, &std::sync::Arc<Field>)| -> Result<ArrayRef> {
             match origin {
-                Origin::File(slot) => columns.get(*slot).map(ArrayRef::clone).ok_or_else(|| {
-                    Error::internal(format!("column '{}' was not decoded", field.name()))
-                }),
+                Origin::File(slot) => columns
+                    .get(*slot)
+                    .map(ArrayRef::clone)
+                    .ok_or_else(|| Error::internal(format!("column '{}' was not decoded", field.name()))),
                 Origin::Folder(value) => Ok(value.to_array_of_size(length)?),
                 Origin::Corrupt => match corrupt {
-                    Some(lines) if lines.data_type() == field.data_type() => {
-                        Ok(ArrayRef::clone(lines))
-                    }
+                    Some(lines) if lines.data_type() == field.data_type() => Ok(ArrayRef::clone(lines)),
                     Some(lines) => Ok(datafusion::arrow::compute::cast(lines, field.data_type())?),
                     None => Ok(new_null_array(field.data_type(), length)),
                 },
             }
         };
-        let arrays = self
-            .origins
-            .iter()
-            .zip(self.schema.fields())
-            .map(column)
-            .collect::<Result<Vec<_>>>()?;
+        let arrays = self.origins.iter().zip(self.schema.fields()).map(column).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(length));
-        RecordBatch::try_new_with_options(self.schema(), arrays, &options).map_err(|e| {
-            Error::internal(format!("a batch does not have the shape of its file: {e}"))
-                .with_source(e)
-        })
+        RecordBatch::try_new_with_options(self.schema(), arrays, &options)
+            .map_err(|e| Error::internal(format!("a batch does not have the shape of its file: {e}")).with_source(e))
     }
 }
 
@@ -175,17 +155,14 @@ pub(super) fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
         let byte = hex
             .filter(|hex| bytes[at] == b'%' && hex.bytes().all(|b| b.is_ascii_hexdigit()))
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         decoded.push(byte.unwrap_or(bytes[at]));
         at += if byte.is_some() { 3 } else { 1 };
     }
-    String::from_utf8(decoded)
-        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    String::from_utf8(decoded).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 #[cfg(test)]
@@ -194,18 +171,9 @@ mod tests {
 
     #[test]
     fn folders_are_decoded() {
-        assert_eq!(
-            folder_pair("a%20b=6%3A00"),
-            Some(("a b".to_string(), Some("6:00".to_string())))
-        );
-        assert_eq!(
-            folder_pair("a=100%"),
-            Some(("a".to_string(), Some("100%".to_string())))
-        );
-        assert_eq!(
-            folder_pair("a=__HIVE_DEFAULT_PARTITION__"),
-            Some(("a".to_string(), None))
-        );
+        assert_eq!(folder_pair("a%20b=6%3A00"), Some(("a b".to_string(), Some("6:00".to_string()))));
+        assert_eq!(folder_pair("a=100%"), Some(("a".to_string(), Some("100%".to_string()))));
+        assert_eq!(folder_pair("a=__HIVE_DEFAULT_PARTITION__"), Some(("a".to_string(), None)));
         assert_eq!(folder_pair("plain"), None);
     }
 }

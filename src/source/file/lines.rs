@@ -51,12 +51,7 @@ impl OpenFile {
     /// `InvalidOption` for a path that cannot be one.
     pub(super) fn new(entry: &FileEntry) -> Result<Self> {
         let path = object_path(&entry.path)?;
-        Ok(Self {
-            store: open_store(),
-            path,
-            name: entry.path.clone(),
-            size: entry.size,
-        })
+        Ok(Self { store: open_store(), path, name: entry.path.clone(), size: entry.size })
     }
 
     /// Reads a range of bytes.
@@ -65,9 +60,7 @@ impl OpenFile {
     /// `Unavailable` where the file is gone, cannot be read, or has become shorter.
     pub(super) async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
         let mut bytes = self.read_ranges(&[range]).await?;
-        bytes
-            .pop()
-            .ok_or_else(|| Error::internal("a range was read and nothing came back"))
+        bytes.pop().ok_or_else(|| Error::internal("a range was read and nothing came back"))
     }
 
     /// Reads ranges of bytes.
@@ -75,13 +68,8 @@ impl OpenFile {
     /// # Errors
     /// As [`OpenFile::read_range`].
     pub(super) async fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let pieces = self
-            .store
-            .get_ranges(&self.path, ranges)
-            .await
-            .map_err(|e| unreadable(&self.name, e))?;
-        let shorter =
-            |(range, bytes): (&Range<u64>, &Bytes)| (bytes.len() as u64) < range.end - range.start;
+        let pieces = self.store.get_ranges(&self.path, ranges).await.map_err(|e| unreadable(&self.name, e))?;
+        let shorter = |(range, bytes): (&Range<u64>, &Bytes)| (bytes.len() as u64) < range.end - range.start;
         if ranges.iter().zip(&pieces).any(shorter) {
             return Err(Error::unavailable(format!(
                 "file {} has become shorter than the {} bytes it had when it was listed; files must not change once \
@@ -96,9 +84,7 @@ impl OpenFile {
 /// Says that a listed file cannot be read.
 pub(super) fn unreadable(name: &str, error: object_store::Error) -> Error {
     let what = match &error {
-        object_store::Error::NotFound { .. } => {
-            "has vanished since it was listed; put it back".to_string()
-        }
+        object_store::Error::NotFound { .. } => "has vanished since it was listed; put it back".to_string(),
         other => format!("cannot be read ({other}); mend that and start again"),
     };
     Error::unavailable(format!("file {name} {what}")).with_source(error)
@@ -117,21 +103,13 @@ impl Pieces {
         loop {
             if self.position >= self.file.size {
                 let rest = std::mem::take(&mut self.carry);
-                return Ok(if rest.is_empty() {
-                    None
-                } else {
-                    Some(text(rest))
-                });
+                return Ok(if rest.is_empty() { None } else { Some(text(rest)) });
             }
             let start = self.position;
             let end = self.file.size.min(start + PIECE_BYTES);
             let bytes = self.file.read_range(start..end).await?;
             self.position = end;
-            let bytes = if start == 0 {
-                bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes)
-            } else {
-                &bytes[..]
-            };
+            let bytes = if start == 0 { bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes) } else { &bytes[..] };
             let mut piece = std::mem::take(&mut self.carry);
             piece.extend_from_slice(bytes);
             if end < self.file.size {
@@ -184,24 +162,10 @@ impl LineScan {
         layout: Layout,
         batch_size: usize,
     ) -> Self {
-        let pieces = Pieces {
-            file,
-            position: 0,
-            carry: Vec::new(),
-        };
+        let pieces = Pieces { file, position: 0, carry: Vec::new() };
         let text = String::new();
         let batch_size = batch_size.max(1);
-        Self {
-            pieces,
-            decoder,
-            rows,
-            layout,
-            batch_size,
-            whole_file: false,
-            text,
-            offset: 0,
-            line_number: 0,
-        }
+        Self { pieces, decoder, rows, layout, batch_size, whole_file: false, text, offset: 0, line_number: 0 }
     }
 
     /// Makes the whole file one line.
@@ -227,11 +191,7 @@ impl LineScan {
             if rows >= self.batch_size {
                 return self.finish().map(Some);
             }
-            let next = if self.whole_file {
-                self.pieces.whole().await?
-            } else {
-                self.pieces.next().await?
-            };
+            let next = if self.whole_file { self.pieces.whole().await? } else { self.pieces.next().await? };
             match next {
                 Some(text) => (self.text, self.offset) = (text, 0),
                 None if rows > 0 => return self.finish().map(Some),
@@ -276,23 +236,14 @@ impl LineScan {
 
 /// Reads the first lines of a file, for inference: at most `most` that are not blank.
 pub(super) async fn first_lines(entry: &FileEntry, most: usize) -> Result<Vec<String>> {
-    let mut pieces = Pieces {
-        file: OpenFile::new(entry)?,
-        position: 0,
-        carry: Vec::new(),
-    };
+    let mut pieces = Pieces { file: OpenFile::new(entry)?, position: 0, carry: Vec::new() };
     let mut lines = Vec::new();
     while lines.len() < most {
         let Some(text) = pieces.next().await? else {
             break;
         };
         let wanted = most - lines.len();
-        lines.extend(
-            text.lines()
-                .filter(|line| !line.trim_ascii().is_empty())
-                .take(wanted)
-                .map(str::to_string),
-        );
+        lines.extend(text.lines().filter(|line| !line.trim_ascii().is_empty()).take(wanted).map(str::to_string));
     }
     Ok(lines)
 }

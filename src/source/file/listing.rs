@@ -50,23 +50,13 @@ impl FileEntry {
 
     /// Returns the partition columns that the folders above the file name, and their values (`None`: NULL).
     pub(super) fn partitions(&self) -> Vec<(String, Option<String>)> {
-        let mut folders: Vec<_> = self
-            .path
-            .rsplit('/')
-            .skip(1)
-            .take(self.folders)
-            .filter_map(folder_pair)
-            .collect();
+        let mut folders: Vec<_> = self.path.rsplit('/').skip(1).take(self.folders).filter_map(folder_pair).collect();
         folders.reverse();
         folders
     }
 
     fn order(&self) -> (i64, u64, &str) {
-        (
-            self.modified_ms,
-            self.published.map_or(0, |(_, position)| position),
-            &self.path,
-        )
+        (self.modified_ms, self.published.map_or(0, |(_, position)| position), &self.path)
     }
 }
 
@@ -105,24 +95,13 @@ impl Listing {
     pub(super) fn new(path: &str, options: &Options) -> Result<Self> {
         let name_filter = match options.get("pathGlobFilter") {
             Some(filter) if filter.contains('/') => {
-                return Err(bad_value(
-                    "pathGlobFilter",
-                    filter,
-                    "a pattern for file names, without '/'",
-                ));
+                return Err(bad_value("pathGlobFilter", filter, "a pattern for file names, without '/'"));
             }
-            Some(filter) => spelled_out(filter)
-                .iter()
-                .map(|one| Segment::parse(one))
-                .collect::<Result<Vec<_>>>()?,
+            Some(filter) => spelled_out(filter).iter().map(|one| Segment::parse(one)).collect::<Result<Vec<_>>>()?,
             None => Vec::new(),
         };
         let plain_folders = options.flag("recursiveFileLookup", false)?;
-        Ok(Self {
-            path: absolute(path)?,
-            name_filter,
-            plain_folders,
-        })
+        Ok(Self { path: absolute(path)?, name_filter, plain_folders })
     }
 
     /// Returns the absolute path, wildcards included.
@@ -132,11 +111,7 @@ impl Listing {
 
     /// Returns the folder below which all files are.
     pub(super) fn folder(&self) -> String {
-        let fixed: Vec<&str> = self
-            .path
-            .split('/')
-            .take_while(|part| !has_wildcard(part))
-            .collect();
+        let fixed: Vec<&str> = self.path.split('/').take_while(|part| !has_wildcard(part)).collect();
         fixed.join("/")
     }
 
@@ -147,28 +122,19 @@ impl Listing {
     /// manifest is.
     pub(super) async fn list(&self, first_sequence: u64) -> Result<Vec<FileEntry>> {
         let mut files = match tokio::fs::metadata(&self.path).await {
-            Ok(metadata) if metadata.is_dir() => match published(&self.path, first_sequence).await?
-            {
+            Ok(metadata) if metadata.is_dir() => match published(&self.path, first_sequence).await? {
                 Some(files) => files,
                 None => walk(&self.path, &[]).await?,
             },
             Ok(_) => vec![head(&self.path).await?],
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && has_wildcard(&self.path) => {
-                self.glob().await?
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && has_wildcard(&self.path) => self.glob().await?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing(&self.path)),
             Err(e) => {
-                return Err(
-                    Error::unavailable(format!("{} cannot be read: {e}", self.path)).with_source(e),
-                );
+                return Err(Error::unavailable(format!("{} cannot be read: {e}", self.path)).with_source(e));
             }
         };
         if !self.name_filter.is_empty() {
-            files.retain(|file| {
-                self.name_filter
-                    .iter()
-                    .any(|filter| filter.matches(file.name()))
-            });
+            files.retain(|file| self.name_filter.iter().any(|filter| filter.matches(file.name())));
         }
         if self.plain_folders {
             files.iter_mut().for_each(|file| file.folders = 0);
@@ -181,11 +147,7 @@ impl Listing {
         let mut files = Vec::new();
         for pattern in spelled_out(&self.path) {
             let parts: Vec<&str> = pattern.split('/').collect();
-            let fixed = parts
-                .iter()
-                .take_while(|part| !has_wildcard(part))
-                .count()
-                .min(parts.len() - 1);
+            let fixed = parts.iter().take_while(|part| !has_wildcard(part)).count().min(parts.len() - 1);
             let base = parts[..fixed].join("/");
             let segments = parse_segments(&parts[fixed..])?;
             match tokio::fs::metadata(if base.is_empty() { "/" } else { base.as_str() }).await {
@@ -193,9 +155,7 @@ impl Listing {
                 Ok(_) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing(&base)),
                 Err(e) => {
-                    return Err(
-                        Error::unavailable(format!("{base} cannot be read: {e}")).with_source(e)
-                    );
+                    return Err(Error::unavailable(format!("{base} cannot be read: {e}")).with_source(e));
                 }
             }
         }
@@ -212,9 +172,8 @@ pub(super) fn open_store() -> Arc<dyn ObjectStore> {
 
 /// Returns an absolute path as the store writes it.
 pub(super) fn object_path(path: &str) -> Result<Path> {
-    Path::from_absolute_path(path).map_err(|e| {
-        Error::invalid_option(format!("'{path}' is not a path to a file: {e}")).with_source(e)
-    })
+    Path::from_absolute_path(path)
+        .map_err(|e| Error::invalid_option(format!("'{path}' is not a path to a file: {e}")).with_source(e))
 }
 
 /// Returns the entry of one file.
@@ -222,10 +181,7 @@ pub(super) fn object_path(path: &str) -> Result<Path> {
 /// # Errors
 /// `Unavailable` where it is not there or cannot be read.
 pub(super) async fn head(path: &str) -> Result<FileEntry> {
-    let meta = open_store()
-        .head(&object_path(path)?)
-        .await
-        .map_err(|e| super::lines::unreadable(path, e))?;
+    let meta = open_store().head(&object_path(path)?).await.map_err(|e| super::lines::unreadable(path, e))?;
     Ok(entry(&meta, 0))
 }
 
@@ -235,10 +191,7 @@ async fn walk(base: &str, segments: &[Segment]) -> Result<Vec<FileEntry>> {
     let depth = prefix.parts_count();
     let list = open_store().list(Some(&prefix));
     let metas: Vec<ObjectMeta> = list.try_collect().await.map_err(|e| {
-        Error::unavailable(format!(
-            "{base} cannot be listed: {e}; mend that and start again"
-        ))
-        .with_source(e)
+        Error::unavailable(format!("{base} cannot be listed: {e}; mend that and start again")).with_source(e)
     })?;
     let mut files = Vec::new();
     for meta in &metas {
@@ -247,10 +200,7 @@ async fn walk(base: &str, segments: &[Segment]) -> Result<Vec<FileEntry>> {
             continue;
         };
         let hidden = |(index, part): (usize, &&str)| {
-            is_hidden(part)
-                && !segments
-                    .get(index)
-                    .is_some_and(|segment| segment.begins_like(part))
+            is_hidden(part) && !segments.get(index).is_some_and(|segment| segment.begins_like(part))
         };
         if !parts.iter().enumerate().any(hidden) {
             files.push(entry(meta, parts.len().saturating_sub(matched + 1)));
@@ -261,10 +211,7 @@ async fn walk(base: &str, segments: &[Segment]) -> Result<Vec<FileEntry>> {
 
 /// Lists the files of a table that Millstream writes, or `None` where there is no manifest.
 async fn published(root: &str, first_sequence: u64) -> Result<Option<Vec<FileEntry>>> {
-    if !tokio::fs::try_exists(format!("{root}/{MANIFEST_FOLDER}"))
-        .await
-        .unwrap_or(false)
-    {
+    if !tokio::fs::try_exists(format!("{root}/{MANIFEST_FOLDER}")).await.unwrap_or(false) {
         return Ok(None);
     }
     let manifest = Manifest::new(open_place(root)?);
@@ -302,9 +249,7 @@ fn is_hidden(name: &str) -> bool {
 }
 
 fn missing(path: &str) -> Error {
-    Error::unavailable(format!(
-        "{path} does not exist; create the directory (it may be empty) or mend the path"
-    ))
+    Error::unavailable(format!("{path} does not exist; create the directory (it may be empty) or mend the path"))
 }
 
 /// Returns the absolute path that a user means, without `.` and `..`.
@@ -312,11 +257,7 @@ pub(super) fn absolute(path: &str) -> Result<String> {
     let path = path.trim();
     let local = match path.split_once("://") {
         Some(("file", rest)) => percent_decoded(rest.strip_prefix("localhost").unwrap_or(rest)),
-        Some((scheme, _))
-            if scheme
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) =>
-        {
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) => {
             return Err(Error::unsupported(format!(
                 "'{path}': files cannot be read from '{scheme}://'; use a local path or file://"
             )));
@@ -336,10 +277,7 @@ pub(super) fn absolute(path: &str) -> Result<String> {
             other => normal.push(other),
         }
     }
-    normal
-        .to_str()
-        .map(str::to_string)
-        .ok_or_else(|| bad_value("path", path, "a path in UTF-8"))
+    normal.to_str().map(str::to_string).ok_or_else(|| bad_value("path", path, "a path in UTF-8"))
 }
 
 /// Reads a span of time as milliseconds: `7d`, `2 hours`, `90m`, `10 seconds`, `500ms`, or a bare number of
@@ -369,10 +307,7 @@ mod tests {
         let path = format!("{}/{below}", root.display());
         let files = list_files(&path).await.unwrap();
         let prefix = format!("{}/", root.display());
-        files
-            .iter()
-            .map(|file| file.path.strip_prefix(&prefix).unwrap().to_string())
-            .collect()
+        files.iter().map(|file| file.path.strip_prefix(&prefix).unwrap().to_string()).collect()
     }
 
     fn touch(root: &std::path::Path, paths: &[&str]) {
@@ -387,27 +322,13 @@ mod tests {
     async fn globs_pick_files_and_folders() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        touch(
-            &root,
-            &[
-                "a/x.json",
-                "a/y.csv",
-                "b/x.json",
-                "b/deep/z.json",
-                "_c/x.json",
-                ".d/x.json",
-                "a/_tmp.json",
-            ],
-        );
+        touch(&root, &["a/x.json", "a/y.csv", "b/x.json", "b/deep/z.json", "_c/x.json", ".d/x.json", "a/_tmp.json"]);
         let sorted = async |below: &str| {
             let mut names = names(&root, below).await;
             names.sort();
             names
         };
-        assert_eq!(
-            sorted("").await,
-            ["a/x.json", "a/y.csv", "b/deep/z.json", "b/x.json"]
-        );
+        assert_eq!(sorted("").await, ["a/x.json", "a/y.csv", "b/deep/z.json", "b/x.json"]);
         assert_eq!(sorted("*/x.json").await, ["a/x.json", "b/x.json"]);
         assert_eq!(sorted("[b-c]").await, ["b/deep/z.json", "b/x.json"]);
         assert_eq!(sorted("{a,b}/?.json").await, ["a/x.json", "b/x.json"]);
@@ -415,13 +336,8 @@ mod tests {
         assert_eq!(sorted("_c").await, ["_c/x.json"]);
         assert_eq!(sorted("a/y.csv").await, ["a/y.csv"]);
         let json: Options = [("pathGlobFilter", "*.csv")].into_iter().collect();
-        let filtered = list_files_with(root.to_str().unwrap(), &json)
-            .await
-            .unwrap();
-        assert_eq!(
-            filtered.iter().map(FileEntry::name).collect::<Vec<_>>(),
-            ["y.csv"]
-        );
+        let filtered = list_files_with(root.to_str().unwrap(), &json).await.unwrap();
+        assert_eq!(filtered.iter().map(FileEntry::name).collect::<Vec<_>>(), ["y.csv"]);
     }
 
     #[tokio::test]
@@ -431,30 +347,17 @@ mod tests {
         touch(&root, &["c", "a", "b"]);
         for (name, seconds) in [("a", 20), ("b", 10), ("c", 10)] {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-            std::fs::File::options()
-                .append(true)
-                .open(root.join(name))
-                .unwrap()
-                .set_modified(time)
-                .unwrap();
+            std::fs::File::options().append(true).open(root.join(name)).unwrap().set_modified(time).unwrap();
         }
         assert_eq!(names(&root, "").await, ["b", "c", "a"]);
-        assert_eq!(
-            list_files(root.to_str().unwrap()).await.unwrap()[0].modified_ms,
-            10_000
-        );
+        assert_eq!(list_files(root.to_str().unwrap()).await.unwrap()[0].modified_ms, 10_000);
     }
 
     #[tokio::test]
     async fn a_missing_directory_is_named() {
         let error = list_files("/no/such/place").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(
-            error
-                .message()
-                .contains("/no/such/place does not exist; create"),
-            "{error}"
-        );
+        assert!(error.message().contains("/no/such/place does not exist; create"), "{error}");
         let error = list_files("s3://bucket/x").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.message().contains("s3://"), "{error}");

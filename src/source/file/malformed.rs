@@ -30,19 +30,11 @@ impl Mode {
     /// # Errors
     /// `InvalidOption` for any other word.
     pub(super) fn of(options: &Options) -> Result<Self> {
-        match options
-            .get("mode")
-            .map(|mode| mode.trim().to_uppercase())
-            .as_deref()
-        {
+        match options.get("mode").map(|mode| mode.trim().to_uppercase()).as_deref() {
             None | Some("PERMISSIVE") => Ok(Self::Permissive),
             Some("DROPMALFORMED") => Ok(Self::DropMalformed),
             Some("FAILFAST") => Ok(Self::FailFast),
-            Some(other) => Err(bad_value(
-                "mode",
-                other,
-                "PERMISSIVE, DROPMALFORMED or FAILFAST",
-            )),
+            Some(other) => Err(bad_value("mode", other, "PERMISSIVE, DROPMALFORMED or FAILFAST")),
         }
     }
 }
@@ -76,12 +68,7 @@ impl Rows {
     ///
     /// # Errors
     /// `Unsupported` where one of `fields` has a type that text does not give.
-    pub(super) fn new(
-        fields: &[Field],
-        mode: Mode,
-        malformed: Arc<MalformedRows>,
-        file: &str,
-    ) -> Result<Self> {
+    pub(super) fn new(fields: &[Field], mode: Mode, malformed: Arc<MalformedRows>, file: &str) -> Result<Self> {
         Ok(Self {
             columns: fields.iter().map(Column::new).collect::<Result<_>>()?,
             corrupt: Column::new(&Field::new("corrupt record", DataType::Utf8, true))?,
@@ -121,19 +108,11 @@ impl Rows {
         if self.mode == Mode::DropMalformed || !whole {
             self.take_back();
         }
-        if self.mode == Mode::DropMalformed {
-            Ok(())
-        } else {
-            self.end_row(Some(line))
-        }
+        if self.mode == Mode::DropMalformed { Ok(()) } else { self.end_row(Some(line)) }
     }
 
     fn end_row(&mut self, corrupt: Option<&str>) -> Result<()> {
-        for column in self
-            .columns
-            .iter_mut()
-            .filter(|column| column.len() == self.length)
-        {
+        for column in self.columns.iter_mut().filter(|column| column.len() == self.length) {
             column.push_null();
         }
         match corrupt {
@@ -143,15 +122,8 @@ impl Rows {
             None => self.corrupt.push_null(),
         }
         self.length += 1;
-        match self
-            .columns
-            .iter()
-            .find(|column| column.len() != self.length)
-        {
-            Some(column) => Err(Error::internal(format!(
-                "column '{}' got more than one value in a row",
-                column.name
-            ))),
+        match self.columns.iter().find(|column| column.len() != self.length) {
+            Some(column) => Err(Error::internal(format!("column '{}' got more than one value in a row", column.name))),
             None => Ok(()),
         }
     }
@@ -167,15 +139,7 @@ impl Rows {
     /// # Errors
     /// `DataInvalid` where the rows are too large for one batch.
     pub(super) fn finish(&mut self) -> Result<(Vec<ArrayRef>, ArrayRef, usize)> {
-        let columns = self
-            .columns
-            .iter_mut()
-            .map(Column::finish)
-            .collect::<Result<Vec<_>>>()?;
-        Ok((
-            columns,
-            self.corrupt.finish()?,
-            std::mem::take(&mut self.length),
-        ))
+        let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?;
+        Ok((columns, self.corrupt.finish()?, std::mem::take(&mut self.length)))
     }
 }

@@ -16,10 +16,7 @@ use self::listing::{Listing, head, parse_duration_ms};
 use self::offset::FileOffset;
 use self::seen::{Memory, Seen};
 use self::snapshot::Snapshots;
-use super::{
-    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec,
-    Split,
-};
+use super::{Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split};
 use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
 
@@ -79,10 +76,7 @@ enum Limit {
 
 impl Limit {
     fn of(options: &Options) -> Result<Self> {
-        match (
-            options.positive("maxFilesPerTrigger")?,
-            options.positive("maxBytesPerTrigger")?,
-        ) {
+        match (options.positive("maxFilesPerTrigger")?, options.positive("maxBytesPerTrigger")?) {
             (None, None) => Ok(Self::Nothing),
             (Some(files), None) => Ok(Self::Files(usize::try_from(files).unwrap_or(usize::MAX))),
             (None, Some(bytes)) => Ok(Self::Bytes(bytes)),
@@ -118,19 +112,12 @@ struct ReadOrder {
 
 impl ReadOrder {
     fn of(options: &Options) -> Result<Self> {
-        let by_path = match options
-            .get("orderBy")
-            .map(|order| order.trim().to_lowercase())
-            .as_deref()
-        {
+        let by_path = match options.get("orderBy").map(|order| order.trim().to_lowercase()).as_deref() {
             None | Some("modificationtime") => false,
             Some("path") => true,
             Some(other) => return Err(bad_value("orderBy", other, "modificationTime or path")),
         };
-        Ok(Self {
-            by_path,
-            latest_first: options.flag("latestFirst", false)?,
-        })
+        Ok(Self { by_path, latest_first: options.flag("latestFirst", false)? })
     }
 
     /// Puts a listing, which is ordered by time, into this order.
@@ -190,21 +177,14 @@ impl FileSource {
         let limit = Limit::of(options)?;
         let order = ReadOrder::of(options)?;
         let max_age_ms = match options.get("maxFileAge") {
-            Some(age) => parse_duration_ms(age).ok_or_else(|| {
-                bad_value(
-                    "maxFileAge",
-                    age,
-                    "a span of time such as '7d' or '90 minutes'",
-                )
-            })?,
+            Some(age) => parse_duration_ms(age)
+                .ok_or_else(|| bad_value("maxFileAge", age, "a span of time such as '7d' or '90 minutes'"))?,
             None => MAX_FILE_AGE_MS,
         };
         // Old files come last with latestFirst, and a limit would let them wait until they are too old.
         let keeps_all = order.latest_first && limit != Limit::Nothing;
-        let memory = Memory {
-            by_name: options.flag("fileNameOnly", false)?,
-            max_age_ms: (!keeps_all).then_some(max_age_ms),
-        };
+        let memory =
+            Memory { by_name: options.flag("fileNameOnly", false)?, max_age_ms: (!keeps_all).then_some(max_age_ms) };
         let listing = Listing::new(path, options)?;
         let clean = Clean::of(options, &listing.folder())?;
         let files = listing.list(0).await?;
@@ -224,14 +204,7 @@ impl FileSource {
             idle_plans: 0,
             cleaned: None,
         };
-        Ok(Self {
-            format,
-            listing,
-            limit,
-            order,
-            clean,
-            state: Mutex::new(state),
-        })
+        Ok(Self { format, listing, limit, order, clean, state: Mutex::new(state) })
     }
 
     /// Lists the files in the order to read them.
@@ -257,12 +230,7 @@ impl FileSource {
     }
 
     fn splits(files: &[FileEntry]) -> Result<Vec<Split>> {
-        let split = |file: &FileEntry| {
-            Ok(Split {
-                description: serde_json::to_value(file)?,
-                weight: file.size.max(1),
-            })
-        };
+        let split = |file: &FileEntry| Ok(Split { description: serde_json::to_value(file)?, weight: file.size.max(1) });
         files.iter().map(split).collect()
     }
 }
@@ -287,13 +255,11 @@ impl State {
         let mut rest = offsets;
         if let Some(index) = listed {
             let offset = &offsets[index];
-            self.seen
-                .restore(offset.seen.as_deref().unwrap_or_default(), offset.mark);
+            self.seen.restore(offset.seen.as_deref().unwrap_or_default(), offset.mark);
             (next, rest) = (offset.log_offset, &offsets[index..]);
         }
         if let Some(written) = written.filter(|written| written.log_offset + 1 > next) {
-            self.seen
-                .restore(written.seen.as_deref().unwrap_or_default(), written.mark);
+            self.seen.restore(written.seen.as_deref().unwrap_or_default(), written.mark);
             next = written.log_offset + 1;
         }
         for offset in rest {
@@ -353,9 +319,7 @@ impl Source for FileSource {
             }
         }
         let snapshots = Snapshots::new(context.journal);
-        let written = snapshots
-            .up_to(offsets.last().map(|last| last.log_offset))
-            .await?;
+        let written = snapshots.up_to(offsets.last().map(|last| last.log_offset)).await?;
         let mut state = self.state.lock().await;
         state.rebuild(&offsets, written.as_ref())?;
         state.written = written.map(|offset| offset.log_offset);
@@ -396,10 +360,7 @@ impl Source for FileSource {
         if (number + 1).is_multiple_of(SEEN_EVERY) {
             end = end.with_seen(state.seen.remembered());
         }
-        Ok(Some(Planned {
-            end: end.to_json()?,
-            splits,
-        }))
+        Ok(Some(Planned { end: end.to_json()?, splits }))
     }
 
     async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
@@ -419,9 +380,7 @@ impl Source for FileSource {
             )));
         }
         for file in &end.files {
-            let now = head(&file.path)
-                .await
-                .map_err(|e| e.context("running a batch again"))?;
+            let now = head(&file.path).await.map_err(|e| e.context("running a batch again"))?;
             if now.size != file.size {
                 return Err(Error::data_invalid(format!(
                     "file {} had {} bytes when its batch was planned and has {} now, so the batch cannot run again as \
@@ -434,9 +393,8 @@ impl Source for FileSource {
     }
 
     fn read(&self, split: &Split, context: ReadContext) -> Result<SendableRecordBatchStream> {
-        let file: FileEntry = serde_json::from_value(split.description.clone()).map_err(|e| {
-            Error::internal(format!("a split does not describe a file: {e}")).with_source(e)
-        })?;
+        let file: FileEntry = serde_json::from_value(split.description.clone())
+            .map_err(|e| Error::internal(format!("a split does not describe a file: {e}")).with_source(e))?;
         self.format.read(&file, context)
     }
 

@@ -34,21 +34,11 @@ pub(super) struct FileOffset {
 impl FileOffset {
     /// Makes the offset of a batch.
     pub(super) fn new(log_offset: u64, files: Vec<FileEntry>, out_of_order: bool) -> Self {
-        Self {
-            v: VERSION,
-            log_offset,
-            files,
-            out_of_order,
-            seen: None,
-            mark: None,
-        }
+        Self { v: VERSION, log_offset, files, out_of_order, seen: None, mark: None }
     }
 
     /// Adds what was read before.
-    pub(super) fn with_seen(
-        mut self,
-        (seen, mark): (Vec<(String, i64)>, Option<(u64, u64)>),
-    ) -> Self {
+    pub(super) fn with_seen(mut self, (seen, mark): (Vec<(String, i64)>, Option<(u64, u64)>)) -> Self {
         self.seen = Some(seen);
         self.mark = mark;
         self
@@ -60,12 +50,8 @@ impl FileOffset {
     /// `CheckpointIncompatible` where it is not one of a file source, or a newer Millstream wrote it.
     pub(super) fn parse(offset: &Offset) -> Result<Self> {
         match offset.get("v").and_then(Offset::as_u64) {
-            Some(VERSION) => {
-                Self::deserialize(offset).map_err(|e| not_an_offset(&e.to_string()).with_source(e))
-            }
-            Some(newer) => Err(not_an_offset(&format!(
-                "its version is {newer}, this Millstream reads {VERSION}"
-            ))),
+            Some(VERSION) => Self::deserialize(offset).map_err(|e| not_an_offset(&e.to_string()).with_source(e)),
+            Some(newer) => Err(not_an_offset(&format!("its version is {newer}, this Millstream reads {VERSION}"))),
             None => Err(not_an_offset("it has no version")),
         }
     }
@@ -75,10 +61,7 @@ impl FileOffset {
     /// # Errors
     /// As [`FileOffset::parse`].
     pub(super) fn number(offset: &Offset) -> Result<u64> {
-        offset
-            .get("log_offset")
-            .and_then(Offset::as_u64)
-            .ok_or_else(|| not_an_offset("it has no log_offset"))
+        offset.get("log_offset").and_then(Offset::as_u64).ok_or_else(|| not_an_offset("it has no log_offset"))
     }
 
     /// Returns the JSON for the log.
@@ -86,8 +69,7 @@ impl FileOffset {
     /// # Errors
     /// `Internal` where it cannot be written as JSON.
     pub(super) fn to_json(&self) -> Result<Offset> {
-        serde_json::to_value(self)
-            .map_err(|e| Error::internal(format!("an offset is not JSON: {e}")).with_source(e))
+        serde_json::to_value(self).map_err(|e| Error::internal(format!("an offset is not JSON: {e}")).with_source(e))
     }
 }
 

@@ -32,26 +32,11 @@ struct Ranges(OpenFile);
 
 impl AsyncFileReader for Ranges {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        async move {
-            self.0
-                .read_range(range)
-                .await
-                .map_err(|e| ParquetError::External(Box::new(e)))
-        }
-        .boxed()
+        async move { self.0.read_range(range).await.map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
     }
 
-    fn get_byte_ranges(
-        &mut self,
-        ranges: Vec<Range<u64>>,
-    ) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        async move {
-            self.0
-                .read_ranges(&ranges)
-                .await
-                .map_err(|e| ParquetError::External(Box::new(e)))
-        }
-        .boxed()
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        async move { self.0.read_ranges(&ranges).await.map_err(|e| ParquetError::External(Box::new(e))) }.boxed()
     }
 
     fn get_metadata<'a>(
@@ -60,9 +45,8 @@ impl AsyncFileReader for Ranges {
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         async move {
             let size = self.0.size;
-            let reader = ParquetMetaDataReader::new()
-                .with_arrow_reader_options(options)
-                .with_prefetch_hint(Some(FOOTER_BYTES));
+            let reader =
+                ParquetMetaDataReader::new().with_arrow_reader_options(options).with_prefetch_hint(Some(FOOTER_BYTES));
             let metadata = reader.load_and_finish(self, size).await?;
             Ok(Arc::new(metadata))
         }
@@ -71,11 +55,7 @@ impl AsyncFileReader for Ranges {
 }
 
 /// Returns the rows of a file as a stream of batches.
-pub(super) fn read_parquet(
-    file: OpenFile,
-    layout: Layout,
-    batch_size: usize,
-) -> SendableRecordBatchStream {
+pub(super) fn read_parquet(file: OpenFile, layout: Layout, batch_size: usize) -> SendableRecordBatchStream {
     let schema = layout.schema();
     let batches = futures::stream::once(open(file, layout, batch_size)).try_flatten();
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
@@ -87,58 +67,33 @@ pub(super) fn read_parquet(
 /// `Unavailable` where the file cannot be read; `DataInvalid` where it is not Parquet.
 pub(super) async fn read_schema(file: OpenFile) -> Result<SchemaRef> {
     let name = file.name.clone();
-    let builder = ParquetRecordBatchStreamBuilder::new(Ranges(file))
-        .await
-        .map_err(|e| not_parquet(&name, e))?;
+    let builder = ParquetRecordBatchStreamBuilder::new(Ranges(file)).await.map_err(|e| not_parquet(&name, e))?;
     Ok(Arc::clone(builder.schema()))
 }
 
 type Batches = BoxStream<'static, std::result::Result<RecordBatch, DataFusionError>>;
 
-async fn open(
-    file: OpenFile,
-    layout: Layout,
-    batch_size: usize,
-) -> std::result::Result<Batches, DataFusionError> {
+async fn open(file: OpenFile, layout: Layout, batch_size: usize) -> std::result::Result<Batches, DataFusionError> {
     let name = file.name.clone();
-    let builder = ParquetRecordBatchStreamBuilder::new(Ranges(file))
-        .await
-        .map_err(|e| not_parquet(&name, e))?;
+    let builder = ParquetRecordBatchStreamBuilder::new(Ranges(file)).await.map_err(|e| not_parquet(&name, e))?;
     let fields = layout.decoded_fields();
-    let found: Vec<Option<usize>> = fields
-        .iter()
-        .map(|field| position(builder.schema(), field))
-        .collect();
+    let found: Vec<Option<usize>> = fields.iter().map(|field| position(builder.schema(), field)).collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), found.iter().copied().flatten());
-    let roots: Vec<String> = builder
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect();
-    let stream = builder
-        .with_projection(mask)
-        .with_batch_size(batch_size.max(1))
-        .build()
-        .map_err(|e| not_parquet(&name, e))?;
-    let batches = stream.map(
-        move |batch| -> std::result::Result<RecordBatch, DataFusionError> {
-            let batch = batch.map_err(|e| not_parquet(&name, e))?;
-            let column = |(field, found): (&Field, &Option<usize>)| -> Result<ArrayRef> {
-                let root = found.and_then(|index| roots.get(index));
-                match root.and_then(|root| batch.column_by_name(root)) {
-                    Some(column) => cast_column(column, field, &name),
-                    None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-                }
-            };
-            let columns = fields
-                .iter()
-                .zip(&found)
-                .map(column)
-                .collect::<Result<Vec<_>>>()?;
-            Ok(layout.assemble(&columns, None, batch.num_rows())?)
-        },
-    );
+    let roots: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let stream =
+        builder.with_projection(mask).with_batch_size(batch_size.max(1)).build().map_err(|e| not_parquet(&name, e))?;
+    let batches = stream.map(move |batch| -> std::result::Result<RecordBatch, DataFusionError> {
+        let batch = batch.map_err(|e| not_parquet(&name, e))?;
+        let column = |(field, found): (&Field, &Option<usize>)| -> Result<ArrayRef> {
+            let root = found.and_then(|index| roots.get(index));
+            match root.and_then(|root| batch.column_by_name(root)) {
+                Some(column) => cast_column(column, field, &name),
+                None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            }
+        };
+        let columns = fields.iter().zip(&found).map(column).collect::<Result<Vec<_>>>()?;
+        Ok(layout.assemble(&columns, None, batch.num_rows())?)
+    });
     Ok(batches.boxed())
 }
 
@@ -149,21 +104,14 @@ fn position(schema: &Schema, field: &Field) -> Option<usize> {
     fields
         .iter()
         .position(|other| other.name() == name)
-        .or_else(|| {
-            fields
-                .iter()
-                .position(|other| other.name().eq_ignore_ascii_case(name))
-        })
+        .or_else(|| fields.iter().position(|other| other.name().eq_ignore_ascii_case(name)))
 }
 
 fn cast_column(column: &ArrayRef, field: &Field, file: &str) -> Result<ArrayRef> {
     if column.data_type() == field.data_type() {
         return Ok(Arc::clone(column));
     }
-    let options = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
+    let options = CastOptions { safe: false, ..CastOptions::default() };
     cast_with_options(column, field.data_type(), &options).map_err(|e| {
         Error::data_invalid(format!(
             "{file}: column '{}' is {} in the file and does not become the declared {} ({e}); declare it as it is in \
@@ -181,10 +129,8 @@ fn not_parquet(file: &str, error: ParquetError) -> Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<Error>() {
             Ok(own) => *own,
-            Err(other) => Error::unavailable(format!("file {file} cannot be read: {other}"))
-                .with_source(other),
+            Err(other) => Error::unavailable(format!("file {file} cannot be read: {other}")).with_source(other),
         },
-        other => Error::data_invalid(format!("file {file} is not a whole Parquet file: {other}"))
-            .with_source(other),
+        other => Error::data_invalid(format!("file {file} is not a whole Parquet file: {other}")).with_source(other),
     }
 }

@@ -31,21 +31,14 @@ pub(super) struct Seen {
 impl Seen {
     /// Makes an empty memory.
     pub(super) fn new(memory: Memory) -> Self {
-        Self {
-            memory,
-            files: HashMap::new(),
-            newest_ms: None,
-            mark: None,
-        }
+        Self { memory, files: HashMap::new(), newest_ms: None, mark: None }
     }
 
     /// Returns whether a file is still to be read.
     pub(super) fn is_new(&self, file: &FileEntry) -> bool {
         let known = match file.published {
             Some(place) => self.mark.is_some_and(|mark| place <= mark),
-            None => self
-                .oldest_ms()
-                .is_some_and(|oldest_ms| file.modified_ms < oldest_ms),
+            None => self.oldest_ms().is_some_and(|oldest_ms| file.modified_ms < oldest_ms),
         };
         !known && !self.files.contains_key(self.key(&file.path))
     }
@@ -72,14 +65,9 @@ impl Seen {
     /// Forgets what is too old, and returns the rest, ordered.
     pub(super) fn remembered(&mut self) -> (Vec<(String, i64)>, Option<(u64, u64)>) {
         if let Some(oldest_ms) = self.oldest_ms() {
-            self.files
-                .retain(|_, modified_ms| *modified_ms >= oldest_ms);
+            self.files.retain(|_, modified_ms| *modified_ms >= oldest_ms);
         }
-        let mut files: Vec<_> = self
-            .files
-            .iter()
-            .map(|(path, modified_ms)| (path.clone(), *modified_ms))
-            .collect();
+        let mut files: Vec<_> = self.files.iter().map(|(path, modified_ms)| (path.clone(), *modified_ms)).collect();
         files.sort_unstable();
         (files, self.mark)
     }
@@ -99,11 +87,7 @@ impl Seen {
     }
 
     fn key<'a>(&self, path: &'a str) -> &'a str {
-        if self.memory.by_name {
-            path.rsplit('/').next().unwrap_or(path)
-        } else {
-            path
-        }
+        if self.memory.by_name { path.rsplit('/').next().unwrap_or(path) } else { path }
     }
 
     fn oldest_ms(&self) -> Option<i64> {
@@ -116,21 +100,12 @@ mod tests {
     use super::*;
 
     fn file(path: &str, modified_ms: i64) -> FileEntry {
-        FileEntry {
-            path: path.to_string(),
-            modified_ms,
-            size: 1,
-            folders: 0,
-            published: None,
-        }
+        FileEntry { path: path.to_string(), modified_ms, size: 1, folders: 0, published: None }
     }
 
     #[test]
     fn old_files_are_forgotten_and_stay_ignored() {
-        let mut seen = Seen::new(Memory {
-            by_name: false,
-            max_age_ms: Some(100),
-        });
+        let mut seen = Seen::new(Memory { by_name: false, max_age_ms: Some(100) });
         seen.add(&[file("/a", 10), file("/b", 200)], true);
         assert!(!seen.is_new(&file("/a", 10)));
         assert!(!seen.is_new(&file("/late", 99)));
@@ -141,10 +116,7 @@ mod tests {
 
     #[test]
     fn a_name_may_be_enough() {
-        let mut seen = Seen::new(Memory {
-            by_name: true,
-            max_age_ms: None,
-        });
+        let mut seen = Seen::new(Memory { by_name: true, max_age_ms: None });
         seen.add(&[file("/old/a", 10)], true);
         assert!(!seen.is_new(&file("/new/a", 10)));
     }
@@ -155,10 +127,7 @@ mod tests {
             published: Some((sequence, position)),
             ..file(&format!("/{sequence}-{position}"), sequence as i64)
         };
-        let mut seen = Seen::new(Memory {
-            by_name: false,
-            max_age_ms: Some(1),
-        });
+        let mut seen = Seen::new(Memory { by_name: false, max_age_ms: Some(1) });
         seen.add(&[published(3, 0)], true);
         assert!(!seen.is_new(&published(2, 5)));
         assert!(seen.is_new(&published(3, 1)));

@@ -72,10 +72,7 @@ impl Snapshots {
 
     async fn numbers(&self) -> Result<Vec<u64>> {
         let names = self.store.list("").await?;
-        Ok(names
-            .iter()
-            .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok())
-            .collect())
+        Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect())
     }
 }
 

@@ -40,8 +40,7 @@ impl Place {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
         let file = std::fs::File::options().append(true).open(&path).unwrap();
-        file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds))
-            .unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
         path
     }
 
@@ -50,12 +49,7 @@ impl Place {
         FileSource::new(&self.spec("json", Some(schema), options)).await
     }
 
-    fn spec(
-        &self,
-        format: &str,
-        schema: Option<SchemaRef>,
-        options: &[(&str, &str)],
-    ) -> SourceSpec {
+    fn spec(&self, format: &str, schema: Option<SchemaRef>, options: &[(&str, &str)]) -> SourceSpec {
         SourceSpec {
             format: format.to_string(),
             schema,
@@ -80,11 +74,7 @@ impl Place {
         let mut rows = Vec::new();
         for file in &files {
             let malformed_rows = Arc::clone(&malformed_rows);
-            let context = ReadContext {
-                projection: projection.clone(),
-                batch_size: 2,
-                malformed_rows,
-            };
+            let context = ReadContext { projection: projection.clone(), batch_size: 2, malformed_rows };
             let batches: Vec<RecordBatch> = format.read(file, context)?.try_collect().await?;
             assert!(batches.iter().all(|batch| batch.num_rows() <= 2));
             rows.extend(batches.iter().flat_map(json_rows));
@@ -96,11 +86,7 @@ impl Place {
 fn json_rows(batch: &RecordBatch) -> Vec<String> {
     let mut bytes = Vec::new();
     LineDelimitedWriter::new(&mut bytes).write(batch).unwrap();
-    String::from_utf8(bytes)
-        .unwrap()
-        .lines()
-        .map(str::to_string)
-        .collect()
+    String::from_utf8(bytes).unwrap().lines().map(str::to_string).collect()
 }
 
 fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
@@ -111,12 +97,7 @@ fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
 fn names(planned: &Planned) -> Vec<String> {
     let name = |split: &Split| {
         let path = split.description["path"].as_str().unwrap();
-        Path::new(path)
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_string()
+        Path::new(path).file_name().unwrap().to_str().unwrap().to_string()
     };
     planned.splits.iter().map(name).collect()
 }
@@ -135,10 +116,7 @@ async fn permissive_json_keeps_what_fits() {
         ("s", DataType::Utf8),
         ("_corrupt_record", DataType::Utf8),
     ]);
-    let (rows, malformed) = place
-        .rows("json", Some(Arc::clone(&declared)), &[], None)
-        .await
-        .unwrap();
+    let (rows, malformed) = place.rows("json", Some(Arc::clone(&declared)), &[], None).await.unwrap();
     assert_eq!(
         rows,
         [
@@ -151,10 +129,7 @@ async fn permissive_json_keeps_what_fits() {
     );
     assert_eq!(malformed, 3);
 
-    let (rows, malformed) = place
-        .rows("json", Some(declared), &[], Some(vec![2, 1]))
-        .await
-        .unwrap();
+    let (rows, malformed) = place.rows("json", Some(declared), &[], Some(vec![2, 1])).await.unwrap();
     assert_eq!(rows[0], r#"{"s":"1.5","id":1}"#);
     assert_eq!((rows.len(), malformed), (5, 3));
 }
@@ -164,100 +139,42 @@ async fn other_modes_drop_or_fail() {
     let place = Place::new();
     place.put("a.json", "{\"id\":1}\n{\"id\":true}\n{\"id\":2}", 1);
     let declared = schema(&[("id", DataType::Int32)]);
-    let (rows, malformed) = place
-        .rows(
-            "json",
-            Some(Arc::clone(&declared)),
-            &[("mode", "dropMalformed")],
-            None,
-        )
-        .await
-        .unwrap();
+    let (rows, malformed) =
+        place.rows("json", Some(Arc::clone(&declared)), &[("mode", "dropMalformed")], None).await.unwrap();
     assert_eq!((rows.len(), malformed), (2, 1));
-    let error = place
-        .rows("json", Some(declared), &[("mode", "FAILFAST")], None)
-        .await
-        .unwrap_err();
+    let error = place.rows("json", Some(declared), &[("mode", "FAILFAST")], None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataInvalid);
-    assert!(
-        error
-            .message()
-            .contains("a.json, line 2: field 'id' is declared Int32 but holds true"),
-        "{error}"
-    );
+    assert!(error.message().contains("a.json, line 2: field 'id' is declared Int32 but holds true"), "{error}");
 }
 
 #[tokio::test]
 async fn nested_json_is_read() {
     let place = Place::new();
-    place.put(
-        "a.json",
-        "{\"a\":[{\"b\":1,\"c\":\"x\"},{\"c\":\"y\"}],\"m\":{\"k\":1.5}}\n{\"a\":[{\"b\":\"no\"}]}",
-        1,
-    );
-    let item = DataType::Struct(
-        vec![
-            Field::new("b", DataType::Int64, false),
-            Field::new("c", DataType::Utf8, false),
-        ]
-        .into(),
-    );
+    place.put("a.json", "{\"a\":[{\"b\":1,\"c\":\"x\"},{\"c\":\"y\"}],\"m\":{\"k\":1.5}}\n{\"a\":[{\"b\":\"no\"}]}", 1);
+    let item =
+        DataType::Struct(vec![Field::new("b", DataType::Int64, false), Field::new("c", DataType::Utf8, false)].into());
     let pair = DataType::Struct(
-        vec![
-            Field::new("key", DataType::Utf8, false),
-            Field::new("value", DataType::Float64, false),
-        ]
-        .into(),
+        vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Float64, false)].into(),
     );
     let declared = schema(&[
-        (
-            "a",
-            DataType::List(Arc::new(Field::new("item", item, false))),
-        ),
-        (
-            "m",
-            DataType::Map(Arc::new(Field::new("entries", pair, false)), false),
-        ),
+        ("a", DataType::List(Arc::new(Field::new("item", item, false)))),
+        ("m", DataType::Map(Arc::new(Field::new("entries", pair, false)), false)),
     ]);
     let (rows, malformed) = place.rows("json", Some(declared), &[], None).await.unwrap();
-    assert_eq!(
-        rows,
-        [
-            r#"{"a":[{"b":1,"c":"x"},{"c":"y"}],"m":{"k":1.5}}"#,
-            r#"{"a":[{}]}"#
-        ]
-    );
+    assert_eq!(rows, [r#"{"a":[{"b":1,"c":"x"},{"c":"y"}],"m":{"k":1.5}}"#, r#"{"a":[{}]}"#]);
     assert_eq!(malformed, 1);
 }
 
 #[tokio::test]
 async fn csv_is_read_by_position() {
     let place = Place::new();
-    place.put(
-        "a.csv",
-        "\u{feff}x,y\n1,\"one, two\"\n,\n# note\n3\n4,d,e\n",
-        1,
-    );
+    place.put("a.csv", "\u{feff}x,y\n1,\"one, two\"\n,\n# note\n3\n4,d,e\n", 1);
     let declared = schema(&[("id", DataType::Int64), ("name", DataType::Utf8)]);
     let options = [("format.has_header", "true"), ("comment", "#")];
-    let (rows, malformed) = place
-        .rows("csv", Some(declared), &options, None)
-        .await
-        .unwrap();
-    assert_eq!(
-        rows,
-        [
-            r#"{"id":1,"name":"one, two"}"#,
-            "{}",
-            r#"{"id":3}"#,
-            r#"{"id":4,"name":"d"}"#
-        ]
-    );
+    let (rows, malformed) = place.rows("csv", Some(declared), &options, None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1,"name":"one, two"}"#, "{}", r#"{"id":3}"#, r#"{"id":4,"name":"d"}"#]);
     assert_eq!(malformed, 2);
-    let (rows, _) = place
-        .rows("csv", None, &[("header", "true")], None)
-        .await
-        .unwrap();
+    let (rows, _) = place.rows("csv", None, &[("header", "true")], None).await.unwrap();
     assert_eq!(rows[0], r#"{"x":"1","y":"one, two"}"#);
 }
 
@@ -265,24 +182,14 @@ async fn csv_is_read_by_position() {
 async fn folders_give_columns() {
     let place = Place::new();
     place.put("origin=EWR/day=3/a.json", "{\"n\":1}", 1);
-    place.put(
-        "origin=__HIVE_DEFAULT_PARTITION__/day=4/a.json",
-        "{\"n\":2}",
-        2,
-    );
+    place.put("origin=__HIVE_DEFAULT_PARTITION__/day=4/a.json", "{\"n\":2}", 2);
     let (rows, _) = place.rows("json", None, &[], None).await.unwrap();
-    assert_eq!(
-        rows,
-        [r#"{"n":1,"origin":"EWR","day":3}"#, r#"{"n":2,"day":4}"#]
-    );
+    assert_eq!(rows, [r#"{"n":1,"origin":"EWR","day":3}"#, r#"{"n":2,"day":4}"#]);
     let declared = schema(&[("day", DataType::Utf8), ("n", DataType::Int64)]);
     let (rows, _) = place.rows("json", Some(declared), &[], None).await.unwrap();
     assert_eq!(rows[0], r#"{"day":"3","n":1}"#);
     let wrong = schema(&[("origin", DataType::Int32)]);
-    let error = place
-        .rows("json", Some(wrong), &[], None)
-        .await
-        .unwrap_err();
+    let error = place.rows("json", Some(wrong), &[], None).await.unwrap_err();
     assert!(error.message().contains("origin=EWR"), "{error}");
 }
 
@@ -290,48 +197,23 @@ async fn folders_give_columns() {
 async fn parquet_is_cast_and_lacking_columns_are_null() {
     let place = Place::new();
     let written = schema(&[("n", DataType::Int64), ("s", DataType::Utf8)]);
-    let columns: Vec<datafusion::arrow::array::ArrayRef> = vec![
-        Arc::new(Int64Array::from(vec![1, 2, 3])),
-        Arc::new(StringArray::from(vec!["a", "b", "c"])),
-    ];
+    let columns: Vec<datafusion::arrow::array::ArrayRef> =
+        vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(StringArray::from(vec!["a", "b", "c"]))];
     let batch = RecordBatch::try_new(Arc::clone(&written), columns).unwrap();
     let file = std::fs::File::create(place.root.join("in/a.parquet")).unwrap();
     let mut writer = ::parquet::arrow::ArrowWriter::try_new(file, written, None).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
 
-    let declared = schema(&[
-        ("s", DataType::Utf8),
-        ("lacking", DataType::Float64),
-        ("n", DataType::Int32),
-    ]);
-    let (rows, _) = place
-        .rows("parquet", Some(Arc::clone(&declared)), &[], None)
-        .await
-        .unwrap();
-    assert_eq!(
-        rows,
-        [
-            r#"{"s":"a","n":1}"#,
-            r#"{"s":"b","n":2}"#,
-            r#"{"s":"c","n":3}"#
-        ]
-    );
-    let (rows, _) = place
-        .rows("parquet", Some(declared), &[], Some(vec![]))
-        .await
-        .unwrap();
+    let declared = schema(&[("s", DataType::Utf8), ("lacking", DataType::Float64), ("n", DataType::Int32)]);
+    let (rows, _) = place.rows("parquet", Some(Arc::clone(&declared)), &[], None).await.unwrap();
+    assert_eq!(rows, [r#"{"s":"a","n":1}"#, r#"{"s":"b","n":2}"#, r#"{"s":"c","n":3}"#]);
+    let (rows, _) = place.rows("parquet", Some(declared), &[], Some(vec![])).await.unwrap();
     assert_eq!(rows.len(), 3);
     let wrong = schema(&[("s", DataType::Int32)]);
-    let error = place
-        .rows("parquet", Some(wrong), &[], None)
-        .await
-        .unwrap_err();
+    let error = place.rows("parquet", Some(wrong), &[], None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataInvalid);
-    assert!(
-        error.message().contains("a.parquet: column 's' is Utf8"),
-        "{error}"
-    );
+    assert!(error.message().contains("a.parquet: column 's' is Utf8"), "{error}");
 }
 
 #[tokio::test]
@@ -339,18 +221,8 @@ async fn text_keeps_every_line() {
     let place = Place::new();
     place.put("a.txt", "one\n\ntwo\n", 1);
     let (rows, _) = place.rows("text", None, &[], None).await.unwrap();
-    assert_eq!(
-        rows,
-        [
-            r#"{"value":"one"}"#,
-            r#"{"value":""}"#,
-            r#"{"value":"two"}"#
-        ]
-    );
-    let (rows, _) = place
-        .rows("text", None, &[("wholetext", "true")], None)
-        .await
-        .unwrap();
+    assert_eq!(rows, [r#"{"value":"one"}"#, r#"{"value":""}"#, r#"{"value":"two"}"#]);
+    let (rows, _) = place.rows("text", None, &[("wholetext", "true")], None).await.unwrap();
     assert_eq!(rows, [r#"{"value":"one\n\ntwo\n"}"#]);
 }
 
@@ -366,96 +238,38 @@ async fn a_file_is_read_once_whatever_restarts() {
         // a new run for every batch, that sees only the last twelve offsets
         let source = place.source(&[]).await.unwrap();
         let retained = history[history.len().saturating_sub(12)..].to_vec();
-        source
-            .open(SourceContext {
-                journal: place.journal(),
-                history: retained,
-            })
-            .await
-            .unwrap();
-        let planned = source
-            .plan(history.last(), ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            names(&planned).len(),
-            if batch % 4 == 0 { 2 } else { 1 },
-            "batch {batch}"
-        );
+        source.open(SourceContext { journal: place.journal(), history: retained }).await.unwrap();
+        let planned = source.plan(history.last(), ReadLimit::Options).await.unwrap().unwrap();
+        assert_eq!(names(&planned).len(), if batch % 4 == 0 { 2 } else { 1 }, "batch {batch}");
         assert_eq!(planned.end["log_offset"], batch);
         assert_eq!(planned.end.get("seen").is_some(), batch % 10 == 9);
-        let again = source
-            .plan(history.last(), ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let again = source.plan(history.last(), ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(again, planned);
         history.push(planned.end);
-        assert_eq!(
-            source
-                .plan(history.last(), ReadLimit::Options)
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(source.plan(history.last(), ReadLimit::Options).await.unwrap(), None);
     }
     let source = place.source(&[]).await.unwrap();
-    let gap = SourceContext {
-        journal: place.journal(),
-        history: history[11..14].to_vec(),
-    };
-    assert_eq!(
-        source.open(gap).await.unwrap_err().kind(),
-        ErrorKind::CheckpointCorrupt
-    );
+    let gap = SourceContext { journal: place.journal(), history: history[11..14].to_vec() };
+    assert_eq!(source.open(gap).await.unwrap_err().kind(), ErrorKind::CheckpointCorrupt);
 }
 
 #[tokio::test]
 async fn a_source_that_stands_still_remembers() {
     let place = Place::new();
     let source = place.source(&[]).await.unwrap();
-    source
-        .open(SourceContext {
-            journal: place.journal(),
-            history: vec![],
-        })
-        .await
-        .unwrap();
+    source.open(SourceContext { journal: place.journal(), history: vec![] }).await.unwrap();
     let mut last = None;
     for batch in 0..3 {
         place.put(&format!("{batch}.json"), "{\"id\":1}", 100 + batch);
-        last = source
-            .plan(last.as_ref(), ReadLimit::Options)
-            .await
-            .unwrap()
-            .map(|planned| planned.end);
+        last = source.plan(last.as_ref(), ReadLimit::Options).await.unwrap().map(|planned| planned.end);
     }
     for _ in 0..IDLE_PLANS {
-        assert_eq!(
-            source
-                .plan(last.as_ref(), ReadLimit::Options)
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(source.plan(last.as_ref(), ReadLimit::Options).await.unwrap(), None);
     }
     let restarted = place.source(&[]).await.unwrap();
     let history = vec![last.clone().unwrap(); 3];
-    restarted
-        .open(SourceContext {
-            journal: place.journal(),
-            history,
-        })
-        .await
-        .unwrap();
-    assert_eq!(
-        restarted
-            .plan(last.as_ref(), ReadLimit::Options)
-            .await
-            .unwrap(),
-        None
-    );
+    restarted.open(SourceContext { journal: place.journal(), history }).await.unwrap();
+    assert_eq!(restarted.plan(last.as_ref(), ReadLimit::Options).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -465,49 +279,22 @@ async fn limits_and_orders_are_kept() {
     place.put("a.json", "{\"id\":1}", 20);
     place.put("b.json", "{\"id\":1}", 30);
     for (options, expected) in [
-        (
-            &[("maxFilesPerTrigger", "2")][..],
-            &["c.json", "a.json"][..],
-        ),
+        (&[("maxFilesPerTrigger", "2")][..], &["c.json", "a.json"][..]),
         (&[("maxBytesPerTrigger", "3")][..], &["c.json"][..]),
-        (
-            &[("maxBytesPerTrigger", "16")][..],
-            &["c.json", "a.json"][..],
-        ),
-        (
-            &[("orderBy", "path")][..],
-            &["a.json", "b.json", "c.json"][..],
-        ),
-        (
-            &[("latestFirst", "true"), ("maxFilesPerTrigger", "1")][..],
-            &["b.json"][..],
-        ),
+        (&[("maxBytesPerTrigger", "16")][..], &["c.json", "a.json"][..]),
+        (&[("orderBy", "path")][..], &["a.json", "b.json", "c.json"][..]),
+        (&[("latestFirst", "true"), ("maxFilesPerTrigger", "1")][..], &["b.json"][..]),
     ] {
         let source = place.source(options).await.unwrap();
-        let planned = source
-            .plan(None, ReadLimit::Options)
-            .await
-            .unwrap()
-            .unwrap();
+        let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
         assert_eq!(names(&planned), expected, "{options:?}");
         let all = source.plan(None, ReadLimit::All).await.unwrap().unwrap();
         assert_eq!(all.splits.len(), 3);
     }
     let both = [("maxFilesPerTrigger", "1"), ("maxBytesPerTrigger", "1")];
-    assert_eq!(
-        place.source(&both).await.unwrap_err().kind(),
-        ErrorKind::InvalidOption
-    );
-    let unknown = place
-        .source(&[("maxFilePerTrigger", "1")])
-        .await
-        .unwrap_err();
-    assert!(
-        unknown
-            .message()
-            .contains("did you mean 'maxFilesPerTrigger'"),
-        "{unknown}"
-    );
+    assert_eq!(place.source(&both).await.unwrap_err().kind(), ErrorKind::InvalidOption);
+    let unknown = place.source(&[("maxFilePerTrigger", "1")]).await.unwrap_err();
+    assert!(unknown.message().contains("did you mean 'maxFilesPerTrigger'"), "{unknown}");
 }
 
 #[tokio::test]
@@ -519,13 +306,7 @@ async fn a_fixed_end_is_never_passed() {
     place.put("b.json", "{\"id\":1}", 20);
     let planned = source.plan(None, ReadLimit::All).await.unwrap().unwrap();
     assert_eq!(names(&planned), ["a.json"]);
-    assert_eq!(
-        source
-            .plan(Some(&planned.end), ReadLimit::All)
-            .await
-            .unwrap(),
-        None
-    );
+    assert_eq!(source.plan(Some(&planned.end), ReadLimit::All).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -533,27 +314,11 @@ async fn a_batch_runs_again_only_as_it_was() {
     let place = Place::new();
     let path = place.put("a.json", "{\"id\":1}", 10);
     let source = place.source(&[]).await.unwrap();
-    let planned = source
-        .plan(None, ReadLimit::Options)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        source.replay(None, &planned.end).await.unwrap(),
-        planned.splits
-    );
-    assert!(
-        source
-            .replay(Some(&planned.end), &planned.end)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
+    assert_eq!(source.replay(None, &planned.end).await.unwrap(), planned.splits);
+    assert!(source.replay(Some(&planned.end), &planned.end).await.unwrap().is_empty());
     std::fs::write(&path, "{\"id\":100}").unwrap();
-    assert_eq!(
-        source.replay(None, &planned.end).await.unwrap_err().kind(),
-        ErrorKind::DataInvalid
-    );
+    assert_eq!(source.replay(None, &planned.end).await.unwrap_err().kind(), ErrorKind::DataInvalid);
     std::fs::remove_file(&path).unwrap();
     let error = source.replay(None, &planned.end).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -565,16 +330,9 @@ async fn decided_files_are_archived_under_their_path() {
     let place = Place::new();
     let path = place.put("a.json", "{\"id\":1}", 10);
     let archive = place.root.join("old");
-    let options = [
-        ("cleanSource", "archive"),
-        ("sourceArchiveDir", archive.to_str().unwrap()),
-    ];
+    let options = [("cleanSource", "archive"), ("sourceArchiveDir", archive.to_str().unwrap())];
     let source = place.source(&options).await.unwrap();
-    let planned = source
-        .plan(None, ReadLimit::Options)
-        .await
-        .unwrap()
-        .unwrap();
+    let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
     source.commit(&planned.end).await.unwrap();
     assert!(!path.exists());
     assert!(archive.join(path.strip_prefix("/").unwrap()).exists());

@@ -51,15 +51,11 @@ fn leading_date(text: &str) -> Option<(NaiveDate, &str)> {
         return None;
     }
     let Some(rest) = rest.strip_prefix('-') else {
-        return rest
-            .is_empty()
-            .then_some((NaiveDate::from_ymd_opt(year as i32, 1, 1)?, rest));
+        return rest.is_empty().then_some((NaiveDate::from_ymd_opt(year as i32, 1, 1)?, rest));
     };
     let (month, rest) = leading_number(rest, 2)?;
     let Some(rest) = rest.strip_prefix('-') else {
-        return rest
-            .is_empty()
-            .then_some((NaiveDate::from_ymd_opt(year as i32, month, 1)?, rest));
+        return rest.is_empty().then_some((NaiveDate::from_ymd_opt(year as i32, month, 1)?, rest));
     };
     let (day, rest) = leading_number(rest, 2)?;
     Some((NaiveDate::from_ymd_opt(year as i32, month, day)?, rest))
@@ -67,18 +63,11 @@ fn leading_date(text: &str) -> Option<(NaiveDate, &str)> {
 
 /// Reads one to `most` digits and returns what follows them.
 fn leading_number(text: &str, most: usize) -> Option<(u32, &str)> {
-    let digits = text
-        .bytes()
-        .take(most)
-        .take_while(u8::is_ascii_digit)
-        .count();
+    let digits = text.bytes().take(most).take_while(u8::is_ascii_digit).count();
     if digits == 0 {
         return None;
     }
-    let value = text
-        .bytes()
-        .take(digits)
-        .fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
+    let value = text.bytes().take(digits).fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
     Some((value, &text[digits..]))
 }
 
@@ -88,29 +77,20 @@ fn leading_fraction(text: &str) -> Option<(i64, &str)> {
     if digits == 0 {
         return None;
     }
-    let shown = text
-        .bytes()
-        .take(digits.min(6))
-        .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+    let shown = text.bytes().take(digits.min(6)).fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
     let scale = 10_i64.pow(6 - digits.min(6) as u32);
     Some((shown * scale, &text[digits..]))
 }
 
 /// Returns how far `zone` is ahead of UTC at a local time.
 fn zone_offset_s(zone: &str, date: NaiveDate, time: NaiveTime) -> Option<i64> {
-    let signed = ["UTC", "GMT", "UT"]
-        .iter()
-        .find_map(|name| zone.strip_prefix(name))
-        .unwrap_or(zone);
+    let signed = ["UTC", "GMT", "UT"].iter().find_map(|name| zone.strip_prefix(name)).unwrap_or(zone);
     let sign = match signed.bytes().next()? {
         b'+' => 1,
         b'-' => -1,
         _ => {
             let region: Tz = zone.parse().ok()?;
-            let utc = region
-                .from_local_datetime(&date.and_time(time))
-                .earliest()?
-                .naive_utc();
+            let utc = region.from_local_datetime(&date.and_time(time)).earliest()?.naive_utc();
             return Some(date.and_time(time).signed_duration_since(utc).num_seconds());
         }
     };
@@ -146,24 +126,15 @@ mod tests {
         ] {
             assert_eq!(parse_timestamp_us(text), expected, "{text}");
         }
-        assert_eq!(
-            parse_timestamp_us("2013-01-01T06:00:00.1234567"),
-            expected.map(|us| us + 123_456)
-        );
+        assert_eq!(parse_timestamp_us("2013-01-01T06:00:00.1234567"), expected.map(|us| us + 123_456));
         assert_eq!(parse_timestamp_us("1969-12-31T23:59:59.5"), Some(-500_000));
     }
 
     #[test]
     fn what_is_not_wholly_a_timestamp_is_none() {
-        for text in [
-            "",
-            "soon",
-            "2013-02-30",
-            "2013-01-01T25:00:00",
-            "2013-01-01T06:00:00 later",
-            "2013-01-01x",
-            "13-1-1",
-        ] {
+        for text in
+            ["", "soon", "2013-02-30", "2013-01-01T25:00:00", "2013-01-01T06:00:00 later", "2013-01-01x", "13-1-1"]
+        {
             assert_eq!(parse_timestamp_us(text), None, "{text}");
         }
         assert_eq!(parse_date_days("1970-01-02"), Some(1));

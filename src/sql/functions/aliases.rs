@@ -15,10 +15,7 @@ use super::function::{Recast, Takes};
 /// Returns scalar functions under more names.
 pub(super) fn scalar_functions() -> Vec<ScalarUDF> {
     let also = |function: Arc<ScalarUDF>, names: &[&'static str]| {
-        function
-            .as_ref()
-            .clone()
-            .with_aliases(names.iter().copied())
+        function.as_ref().clone().with_aliases(names.iter().copied())
     };
     vec![
         // DataFusion's nvl knows no dates and no timestamps; Spark's is coalesce of two
@@ -38,10 +35,7 @@ pub(super) fn scalar_functions() -> Vec<ScalarUDF> {
 /// Returns aggregate functions under more names.
 pub(super) fn aggregate_functions() -> Vec<AggregateUDF> {
     let also = |function: Arc<AggregateUDF>, names: &[&'static str]| {
-        function
-            .as_ref()
-            .clone()
-            .with_aliases(names.iter().copied())
+        function.as_ref().clone().with_aliases(names.iter().copied())
     };
     vec![
         also(bool_and_or::bool_and_udaf(), &["every"]),

@@ -13,18 +13,14 @@ use datafusion::functions_aggregate::approx_distinct::approx_distinct_udaf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature,
-    TypeSignature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, TypeSignature, Volatility,
 };
 
 /// Returns `approx_count_distinct`.
 pub(super) fn function() -> AggregateUDF {
     let arguments = vec![TypeSignature::Any(1), TypeSignature::Any(2)];
     let signature = Signature::one_of(arguments, Volatility::Immutable);
-    AggregateUDF::from(ApproxCountDistinct {
-        signature,
-        inner: approx_distinct_udaf(),
-    })
+    AggregateUDF::from(ApproxCountDistinct { signature, inner: approx_distinct_udaf() })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -65,10 +61,7 @@ impl AggregateUDFImpl for ApproxCountDistinct {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(StateFieldsArgs {
-            input_fields: &args.input_fields[..1],
-            ..args
-        })
+        self.inner.state_fields(StateFieldsArgs { input_fields: &args.input_fields[..1], ..args })
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
@@ -79,13 +72,8 @@ impl AggregateUDFImpl for ApproxCountDistinct {
         self.inner.groups_accumulator_supported(inner_args(args))
     }
 
-    fn create_groups_accumulator(
-        &self,
-        args: AccumulatorArgs,
-    ) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(SignedGroups(
-            self.inner.create_groups_accumulator(inner_args(args))?,
-        )))
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(SignedGroups(self.inner.create_groups_accumulator(inner_args(args))?)))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -128,8 +116,7 @@ impl GroupsAccumulator for SignedGroups {
         opt_filter: Option<&BooleanArray>,
         total_num_groups: usize,
     ) -> Result<()> {
-        self.0
-            .update_batch(&values[..1], group_indices, opt_filter, total_num_groups)
+        self.0.update_batch(&values[..1], group_indices, opt_filter, total_num_groups)
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
@@ -140,20 +127,11 @@ impl GroupsAccumulator for SignedGroups {
         self.0.state(emit_to)
     }
 
-    fn merge_batch(
-        &mut self,
-        values: &[ArrayRef],
-        group_indices: &[usize],
-        total_num_groups: usize,
-    ) -> Result<()> {
+    fn merge_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], total_num_groups: usize) -> Result<()> {
         self.0.merge_batch(values, group_indices, total_num_groups)
     }
 
-    fn convert_to_state(
-        &self,
-        values: &[ArrayRef],
-        opt_filter: Option<&BooleanArray>,
-    ) -> Result<Vec<ArrayRef>> {
+    fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         self.0.convert_to_state(&values[..1], opt_filter)
     }
 
@@ -171,24 +149,11 @@ mod tests {
 
     #[test]
     fn distinct_values_are_counted() {
-        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![
-            Some(1),
-            Some(2),
-            None,
-            Some(2),
-            Some(3),
-        ]));
-        assert_eq!(
-            aggregated(&aggregate(function(), &[DataType::Int64], &[]), &[numbers]),
-            "3"
-        );
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), Some(2), None, Some(2), Some(3)]));
+        assert_eq!(aggregated(&aggregate(function(), &[DataType::Int64], &[]), &[numbers]), "3");
         let words: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "a"]));
         let errors: ArrayRef = Arc::new(Float64Array::from(vec![0.01; 3]));
-        let precise = aggregate(
-            function(),
-            &[DataType::Utf8],
-            &[ScalarValue::Float64(Some(0.01))],
-        );
+        let precise = aggregate(function(), &[DataType::Utf8], &[ScalarValue::Float64(Some(0.01))]);
         assert_eq!(aggregated(&precise, &[words, errors]), "2");
     }
 }

@@ -13,9 +13,7 @@ use datafusion::common::Result;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion_spark::function::datetime as spark;
 
-use super::function::{
-    Arguments, Function, Recast, Returns, TIMESTAMP, Takes, doubles, ints, texts, timestamps,
-};
+use super::function::{Arguments, Function, Recast, Returns, TIMESTAMP, Takes, doubles, ints, texts, timestamps};
 use super::instant::{self, MICROS};
 use super::java_pattern::weekday_name;
 use crate::error::Error;
@@ -25,42 +23,17 @@ pub(super) fn functions() -> Vec<Function> {
     use Takes::{Boolean, Date, Double, Int, Text, Timestamp};
     let int = || Returns::Type(DataType::Int32);
     vec![
-        Function::new("year(date)", &[Date], 1, int(), |args| {
-            part(args, DatePart::Year)
-        }),
-        Function::new("quarter(date)", &[Date], 1, int(), |args| {
-            part(args, DatePart::Quarter)
-        }),
-        Function::new("month(date)", &[Date], 1, int(), |args| {
-            part(args, DatePart::Month)
-        }),
-        Function::new("weekofyear(date)", &[Date], 1, int(), |args| {
-            part(args, DatePart::WeekISO)
-        }),
-        Function::new("day(date)", &[Date], 1, int(), |args| {
-            part(args, DatePart::Day)
-        })
-        .also(&["dayofmonth"]),
-        Function::new("dayofyear(date)", &[Date], 1, int(), |args| {
-            part(args, DatePart::DayOfYear)
-        }),
+        Function::new("year(date)", &[Date], 1, int(), |args| part(args, DatePart::Year)),
+        Function::new("quarter(date)", &[Date], 1, int(), |args| part(args, DatePart::Quarter)),
+        Function::new("month(date)", &[Date], 1, int(), |args| part(args, DatePart::Month)),
+        Function::new("weekofyear(date)", &[Date], 1, int(), |args| part(args, DatePart::WeekISO)),
+        Function::new("day(date)", &[Date], 1, int(), |args| part(args, DatePart::Day)).also(&["dayofmonth"]),
+        Function::new("dayofyear(date)", &[Date], 1, int(), |args| part(args, DatePart::DayOfYear)),
         Function::new("dayofweek(date)", &[Date], 1, int(), dayofweek),
-        Function::new("hour(timestamp)", &[Timestamp], 1, int(), |args| {
-            part(args, DatePart::Hour)
-        }),
-        Function::new("minute(timestamp)", &[Timestamp], 1, int(), |args| {
-            part(args, DatePart::Minute)
-        }),
-        Function::new("second(timestamp)", &[Timestamp], 1, int(), |args| {
-            part(args, DatePart::Second)
-        }),
-        Function::new(
-            "dayname(date)",
-            &[Date],
-            1,
-            Returns::Type(DataType::Utf8),
-            dayname,
-        ),
+        Function::new("hour(timestamp)", &[Timestamp], 1, int(), |args| part(args, DatePart::Hour)),
+        Function::new("minute(timestamp)", &[Timestamp], 1, int(), |args| part(args, DatePart::Minute)),
+        Function::new("second(timestamp)", &[Timestamp], 1, int(), |args| part(args, DatePart::Second)),
+        Function::new("dayname(date)", &[Date], 1, Returns::Type(DataType::Utf8), dayname),
         Function::new(
             "months_between(later, earlier[, rounded])",
             &[Timestamp, Timestamp, Boolean],
@@ -98,10 +71,7 @@ pub(super) fn recast() -> Vec<ScalarUDF> {
         (spark::unix_millis(), &[Timestamp]),
         (spark::unix_micros(), &[Timestamp]),
     ];
-    functions
-        .into_iter()
-        .map(|(inner, takes)| ScalarUDF::from(Recast::new(inner, takes)))
-        .collect()
+    functions.into_iter().map(|(inner, takes)| ScalarUDF::from(Recast::new(inner, takes))).collect()
 }
 
 fn part(args: &Arguments, part: DatePart) -> Result<ArrayRef> {
@@ -112,11 +82,7 @@ fn part(args: &Arguments, part: DatePart) -> Result<ArrayRef> {
 fn dayofweek(args: &Arguments) -> Result<ArrayRef> {
     let values = args.dates(0)?;
     // 1970-01-01 was a Thursday, day 5 of a week that begins on Sunday
-    ints(args.rows(), |row| {
-        Ok(values
-            .get(row)
-            .map(|days| (i64::from(days) + 4).rem_euclid(7) as i32 + 1))
-    })
+    ints(args.rows(), |row| Ok(values.get(row).map(|days| (i64::from(days) + 4).rem_euclid(7) as i32 + 1)))
 }
 
 fn dayname(args: &Arguments) -> Result<ArrayRef> {
@@ -129,25 +95,15 @@ fn dayname(args: &Arguments) -> Result<ArrayRef> {
 
 fn months_between(args: &Arguments) -> Result<ArrayRef> {
     let (later, earlier) = (args.timestamps(0)?, args.timestamps(1)?);
-    let rounded = if args.len() > 2 {
-        Some(args.booleans(2)?)
-    } else {
-        None
-    };
+    let rounded = if args.len() > 2 { Some(args.booleans(2)?) } else { None };
     doubles(args.rows(), |row| {
-        let rounded = rounded
-            .as_ref()
-            .map_or(Some(true), |rounded| rounded.get(row));
+        let rounded = rounded.as_ref().map_or(Some(true), |rounded| rounded.get(row));
         let later = later.get(row).and_then(instant::moment_of);
         let earlier = earlier.get(row).and_then(instant::moment_of);
         Ok(match (later, earlier, rounded) {
             (Some(later), Some(earlier), Some(rounded)) => {
                 let months = months(later, earlier);
-                Some(if rounded {
-                    (months * 1e8).round() / 1e8
-                } else {
-                    months
-                })
+                Some(if rounded { (months * 1e8).round() / 1e8 } else { months })
             }
             _ => None,
         })
@@ -156,42 +112,26 @@ fn months_between(args: &Arguments) -> Result<ArrayRef> {
 
 /// Whole months where both fall on the same day of month, or both on the last; else the rest in months of 31 days.
 fn months(later: NaiveDateTime, earlier: NaiveDateTime) -> f64 {
-    let month_number =
-        |moment: NaiveDateTime| i64::from(moment.year()) * 12 + i64::from(moment.month());
+    let month_number = |moment: NaiveDateTime| i64::from(moment.year()) * 12 + i64::from(moment.month());
     let whole = (month_number(later) - month_number(earlier)) as f64;
     if later.day() == earlier.day() || (is_last_day(later.date()) && is_last_day(earlier.date())) {
         return whole;
     }
     let seconds = |moment: NaiveDateTime| {
-        let micros = moment
-            .time()
-            .signed_duration_since(NaiveTime::MIN)
-            .num_microseconds()
-            .unwrap_or_default();
+        let micros = moment.time().signed_duration_since(NaiveTime::MIN).num_microseconds().unwrap_or_default();
         i64::from(moment.day()) * 86_400 + micros / MICROS
     };
     whole + (seconds(later) - seconds(earlier)) as f64 / (31.0 * 86_400.0)
 }
 
 fn is_last_day(date: NaiveDate) -> bool {
-    date.succ_opt()
-        .is_none_or(|next| next.month() != date.month())
+    date.succ_opt().is_none_or(|next| next.month() != date.month())
 }
 
 fn make_timestamp(args: &Arguments) -> Result<ArrayRef> {
-    let fields = [
-        args.ints(0)?,
-        args.ints(1)?,
-        args.ints(2)?,
-        args.ints(3)?,
-        args.ints(4)?,
-    ];
+    let fields = [args.ints(0)?, args.ints(1)?, args.ints(2)?, args.ints(3)?, args.ints(4)?];
     let seconds = args.doubles(5)?;
-    let zones = if args.len() > 6 {
-        Some(args.text(6)?)
-    } else {
-        None
-    };
+    let zones = if args.len() > 6 { Some(args.text(6)?) } else { None };
     timestamps(args.rows(), |row| {
         let zone = match &zones {
             Some(zones) => match zones.get(row) {
@@ -216,10 +156,7 @@ fn make_timestamp(args: &Arguments) -> Result<ArrayRef> {
             Some(micros) => Ok(Some(micros)),
             None => {
                 let given = format!("({year}, {month}, {day}, {hour}, {minute}, {second})");
-                Err(
-                    Error::data_invalid(format!("make_timestamp{given}: there is no such moment"))
-                        .into(),
-                )
+                Err(Error::data_invalid(format!("make_timestamp{given}: there is no such moment")).into())
             }
         }
     })
@@ -232,8 +169,7 @@ fn moment(year: i32, fields: [i32; 4], second: f64) -> Option<NaiveDateTime> {
     // 60 is allowed and means the next minute
     (0.0..=60.0).contains(&second).then_some(())?;
     let micros = (second * MICROS as f64).round() as i64;
-    date.and_time(start)
-        .checked_add_signed(chrono::Duration::microseconds(micros))
+    date.and_time(start).checked_add_signed(chrono::Duration::microseconds(micros))
 }
 
 #[cfg(test)]
@@ -269,40 +205,17 @@ mod tests {
     #[test]
     fn moments_are_made_and_compared() {
         check(&[
-            (
-                "months_between",
-                vec![s("1997-02-28 10:30:00"), s("1996-10-30")],
-                "3.94959677",
-            ),
-            (
-                "months_between",
-                vec![day("2024-02-29"), day("2024-01-31")],
-                "1.0",
-            ),
+            ("months_between", vec![s("1997-02-28 10:30:00"), s("1996-10-30")], "3.94959677"),
+            ("months_between", vec![day("2024-02-29"), day("2024-01-31")], "1.0"),
             ("months_between", vec![day("2024-01-31"), null()], "NULL"),
             (
                 "make_timestamp",
-                vec![
-                    int(2024),
-                    int(3),
-                    int(5),
-                    int(7),
-                    int(8),
-                    ScalarValue::Float64(Some(9.5)),
-                ],
+                vec![int(2024), int(3), int(5), int(7), int(8), ScalarValue::Float64(Some(9.5))],
                 "2024-03-05T07:08:09.500",
             ),
             (
                 "make_timestamp",
-                vec![
-                    int(2024),
-                    int(3),
-                    int(5),
-                    int(7),
-                    int(8),
-                    int(60),
-                    s("+01:00"),
-                ],
+                vec![int(2024), int(3), int(5), int(7), int(8), int(60), s("+01:00")],
                 "2024-03-05T06:09:00",
             ),
         ]);

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, MapArray, UInt64Array, make_comparator,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, UInt64Array, make_comparator};
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::{SortOptions, cast, sort_to_indices, take};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
@@ -22,35 +20,13 @@ pub(super) fn functions() -> Vec<Function> {
     use Takes::{Anything, Boolean, Long};
     let int = || Returns::Type(DataType::Int32);
     vec![
-        Function::new(
-            "element_at(array or map, key)",
-            &[Anything, Anything],
-            2,
-            Returns::From(element),
-            element_at,
-        ),
-        Function::new(
-            "try_element_at(array or map, key)",
-            &[Anything, Anything],
-            2,
-            Returns::From(element),
-            |args| found(args, false),
-        ),
-        Function::new(
-            "get(array, index)",
-            &[Anything, Long],
-            2,
-            Returns::From(element),
-            get,
-        ),
+        Function::new("element_at(array or map, key)", &[Anything, Anything], 2, Returns::From(element), element_at),
+        Function::new("try_element_at(array or map, key)", &[Anything, Anything], 2, Returns::From(element), |args| {
+            found(args, false)
+        }),
+        Function::new("get(array, index)", &[Anything, Long], 2, Returns::From(element), get),
         Function::new("array_size(array)", &[Anything], 1, int(), array_size),
-        Function::new(
-            "sort_array(array[, ascending])",
-            &[Anything, Boolean],
-            1,
-            Returns::From(list),
-            sort_array,
-        ),
+        Function::new("sort_array(array[, ascending])", &[Anything, Boolean], 1, Returns::From(list), sort_array),
     ]
 }
 
@@ -61,26 +37,19 @@ fn element(args: &ReturnFieldArgs<'_>) -> Result<DataType> {
             DataType::Struct(fields) if fields.len() == 2 => Ok(fields[1].data_type().clone()),
             other => Err(Error::invalid_query(format!("{other} are no entries of a map")).into()),
         },
-        other => Err(Error::invalid_query(format!(
-            "{other} has no elements; give an array or a map"
-        ))
-        .into()),
+        other => Err(Error::invalid_query(format!("{other} has no elements; give an array or a map")).into()),
     }
 }
 
 fn list(args: &ReturnFieldArgs<'_>) -> Result<DataType> {
     match args.arg_fields[0].data_type() {
         list @ DataType::List(_) => Ok(list.clone()),
-        other => {
-            Err(Error::invalid_query(format!("{other} cannot be sorted; give an array")).into())
-        }
+        other => Err(Error::invalid_query(format!("{other} cannot be sorted; give an array")).into()),
     }
 }
 
 fn lists(array: &ArrayRef) -> Result<&ListArray> {
-    array
-        .as_list_opt::<i32>()
-        .ok_or_else(|| Error::invalid_query(format!("{} is no array", array.data_type())).into())
+    array.as_list_opt::<i32>().ok_or_else(|| Error::invalid_query(format!("{} is no array", array.data_type())).into())
 }
 
 fn element_at(args: &Arguments) -> Result<ArrayRef> {
@@ -100,15 +69,11 @@ fn found(args: &Arguments, strict: bool) -> Result<ArrayRef> {
         }
         let index = indices.value(row);
         if index == 0 {
-            return Err(
-                Error::data_invalid("element_at counts from 1, there is no element 0").into(),
-            );
+            return Err(Error::data_invalid("element_at counts from 1, there is no element 0").into());
         }
         let from_start = if index > 0 { index - 1 } else { length + index };
         if strict && !(0..length).contains(&from_start) {
-            let message = format!(
-                "there is no element {index} in an array of {length}; try_element_at gives NULL"
-            );
+            let message = format!("there is no element {index} in an array of {length}; try_element_at gives NULL");
             return Err(Error::data_invalid(message).into());
         }
         Ok(Some(from_start))
@@ -121,10 +86,7 @@ fn get(args: &Arguments) -> Result<ArrayRef> {
 }
 
 /// Takes one element of each list: the one that `index` names, counted from 0; NULL where it is not there.
-fn pick(
-    lists: &ListArray,
-    mut index: impl FnMut(usize, i64) -> Result<Option<i64>>,
-) -> Result<ArrayRef> {
+fn pick(lists: &ListArray, mut index: impl FnMut(usize, i64) -> Result<Option<i64>>) -> Result<ArrayRef> {
     let mut picked = Vec::with_capacity(lists.len());
     for row in 0..lists.len() {
         if lists.is_null(row) {
@@ -148,15 +110,8 @@ fn values_of_keys(maps: &MapArray, keys: &ArrayRef) -> Result<ArrayRef> {
             picked.push(None);
             continue;
         }
-        let (start, end) = (
-            maps.value_offsets()[row] as usize,
-            maps.value_offsets()[row + 1] as usize,
-        );
-        picked.push(
-            (start..end)
-                .find(|entry| compare(*entry, row).is_eq())
-                .map(|entry| entry as u64),
-        );
+        let (start, end) = (maps.value_offsets()[row] as usize, maps.value_offsets()[row + 1] as usize);
+        picked.push((start..end).find(|entry| compare(*entry, row).is_eq()).map(|entry| entry as u64));
     }
     Ok(take(maps.values(), &UInt64Array::from(picked), None)?)
 }
@@ -164,19 +119,13 @@ fn values_of_keys(maps: &MapArray, keys: &ArrayRef) -> Result<ArrayRef> {
 fn array_size(args: &Arguments) -> Result<ArrayRef> {
     let values = args.array(0)?;
     let lists = lists(&values)?;
-    ints(args.rows(), |row| {
-        Ok(lists.is_valid(row).then(|| lists.value_length(row)))
-    })
+    ints(args.rows(), |row| Ok(lists.is_valid(row).then(|| lists.value_length(row))))
 }
 
 fn sort_array(args: &Arguments) -> Result<ArrayRef> {
     let values = args.array(0)?;
     let lists = lists(&values)?;
-    let ascending = if args.len() > 1 {
-        Some(args.booleans(1)?)
-    } else {
-        None
-    };
+    let ascending = if args.len() > 1 { Some(args.booleans(1)?) } else { None };
     let mut order: Vec<u64> = Vec::with_capacity(lists.values().len());
     let mut lengths = Vec::with_capacity(lists.len());
     for row in 0..lists.len() {
@@ -184,22 +133,11 @@ fn sort_array(args: &Arguments) -> Result<ArrayRef> {
             lengths.push(0);
             continue;
         }
-        let ascending = ascending
-            .as_ref()
-            .and_then(|ascending| ascending.get(row))
-            .unwrap_or(true);
-        let options = SortOptions {
-            descending: !ascending,
-            nulls_first: ascending,
-        };
+        let ascending = ascending.as_ref().and_then(|ascending| ascending.get(row)).unwrap_or(true);
+        let options = SortOptions { descending: !ascending, nulls_first: ascending };
         let indices = sort_to_indices(&lists.value(row), Some(options), None)?;
         let start = lists.value_offsets()[row] as u64;
-        order.extend(
-            indices
-                .values()
-                .iter()
-                .map(|index| start + u64::from(*index)),
-        );
+        order.extend(indices.values().iter().map(|index| start + u64::from(*index)));
         lengths.push(indices.len());
     }
     let sorted = take(lists.values(), &UInt64Array::from(order), None)?;
@@ -207,12 +145,7 @@ fn sort_array(args: &Arguments) -> Result<ArrayRef> {
         return Err(Error::internal("a list array that is no list").into());
     };
     let offsets = OffsetBuffer::from_lengths(lengths);
-    Ok(Arc::new(ListArray::try_new(
-        Arc::clone(field),
-        offsets,
-        sorted,
-        lists.nulls().cloned(),
-    )?))
+    Ok(Arc::new(ListArray::try_new(Arc::clone(field), offsets, sorted, lists.nulls().cloned())?))
 }
 
 #[cfg(test)]
@@ -223,10 +156,7 @@ mod tests {
     use super::super::tests::{call, check};
 
     fn list(values: &[Option<i32>]) -> ScalarValue {
-        let values: Vec<ScalarValue> = values
-            .iter()
-            .map(|value| ScalarValue::Int32(*value))
-            .collect();
+        let values: Vec<ScalarValue> = values.iter().map(|value| ScalarValue::Int32(*value)).collect();
         ScalarValue::List(ScalarValue::new_list_nullable(&values, &DataType::Int32))
     }
 
@@ -243,11 +173,7 @@ mod tests {
             ("get", vec![numbers(), long(-1)], "NULL"),
             ("array_size", vec![numbers()], "3"),
             ("sort_array", vec![numbers()], "[, 1, 3]"),
-            (
-                "sort_array",
-                vec![numbers(), ScalarValue::Boolean(Some(false))],
-                "[3, 1, ]",
-            ),
+            ("sort_array", vec![numbers(), ScalarValue::Boolean(Some(false))], "[3, 1, ]"),
         ]);
         assert!(call("element_at", &[numbers(), long(4)]).is_err());
         assert!(call("element_at", &[long(4), long(4)]).is_err());

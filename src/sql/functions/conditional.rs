@@ -18,33 +18,13 @@ pub(super) fn functions() -> Vec<Function> {
     use Takes::Anything;
     let boolean = || Returns::Type(DataType::Boolean);
     vec![
-        Function::new("isnull(value)", &[Anything], 1, boolean(), |args| {
-            Ok(Arc::new(is_null(&args.array(0)?)?))
-        }),
+        Function::new("isnull(value)", &[Anything], 1, boolean(), |args| Ok(Arc::new(is_null(&args.array(0)?)?))),
         Function::new("isnotnull(value)", &[Anything], 1, boolean(), |args| {
             Ok(Arc::new(is_not_null(&args.array(0)?)?))
         }),
-        Function::new(
-            "equal_null(left, right)",
-            &[Anything, Anything],
-            2,
-            boolean(),
-            equal_null,
-        ),
-        Function::new(
-            "zeroifnull(number)",
-            &[Anything],
-            1,
-            Returns::From(same_type),
-            zeroifnull,
-        ),
-        Function::new(
-            "nullifzero(number)",
-            &[Anything],
-            1,
-            Returns::From(same_type),
-            nullifzero,
-        ),
+        Function::new("equal_null(left, right)", &[Anything, Anything], 2, boolean(), equal_null),
+        Function::new("zeroifnull(number)", &[Anything], 1, Returns::From(same_type), zeroifnull),
+        Function::new("nullifzero(number)", &[Anything], 1, Returns::From(same_type), nullifzero),
     ]
 }
 
@@ -52,15 +32,9 @@ fn equal_null(args: &Arguments) -> Result<ArrayRef> {
     let (left, right) = (args.array(0)?, args.array(1)?);
     let Some(common) = comparison_coercion(left.data_type(), right.data_type()) else {
         let types = format!("{} and {}", left.data_type(), right.data_type());
-        return Err(Error::invalid_query(format!(
-            "equal_null cannot compare {types}; cast one of them"
-        ))
-        .into());
+        return Err(Error::invalid_query(format!("equal_null cannot compare {types}; cast one of them")).into());
     };
-    Ok(Arc::new(not_distinct(
-        &cast(&left, &common)?,
-        &cast(&right, &common)?,
-    )?))
+    Ok(Arc::new(not_distinct(&cast(&left, &common)?, &cast(&right, &common)?)?))
 }
 
 fn zeroifnull(args: &Arguments) -> Result<ArrayRef> {
@@ -89,11 +63,7 @@ mod tests {
             ("isnotnull", vec![s("a")], "true"),
             ("equal_null", vec![int(None), int(None)], "true"),
             ("equal_null", vec![int(Some(1)), int(None)], "false"),
-            (
-                "equal_null",
-                vec![int(Some(1)), ScalarValue::Int64(Some(1))],
-                "true",
-            ),
+            ("equal_null", vec![int(Some(1)), ScalarValue::Int64(Some(1))], "true"),
             ("zeroifnull", vec![int(None)], "0"),
             ("zeroifnull", vec![int(Some(3))], "3"),
             ("nullifzero", vec![int(Some(0))], "NULL"),

@@ -18,8 +18,6 @@ pub(super) fn constant(expression: &Arc<dyn PhysicalExpr>, what: &str) -> Result
     let no_rows = RecordBatch::new_empty(Arc::new(Schema::empty()));
     match expression.evaluate(&no_rows) {
         Ok(ColumnarValue::Scalar(value)) => Ok(value),
-        _ => {
-            Err(Error::invalid_query(format!("{what} must be a constant, not {expression}")).into())
-        }
+        _ => Err(Error::invalid_query(format!("{what} must be a constant, not {expression}")).into()),
     }
 }

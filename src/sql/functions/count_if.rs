@@ -45,11 +45,7 @@ impl AggregateUDFImpl for CountIf {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(vec![Arc::new(Field::new(
-            format_state_name(args.name, "count_if"),
-            DataType::Int64,
-            true,
-        ))])
+        Ok(vec![Arc::new(Field::new(format_state_name(args.name, "count_if"), DataType::Int64, true))])
     }
 
     fn accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
@@ -60,10 +56,7 @@ impl AggregateUDFImpl for CountIf {
         true
     }
 
-    fn create_groups_accumulator(
-        &self,
-        _args: AccumulatorArgs,
-    ) -> Result<Box<dyn GroupsAccumulator>> {
+    fn create_groups_accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         Ok(Box::new(Counts(Vec::new())))
     }
 
@@ -114,8 +107,7 @@ impl GroupsAccumulator for Counts {
         self.0.resize(total_num_groups, 0);
         let conditions = values[0].as_boolean();
         for (row, group) in group_indices.iter().enumerate() {
-            self.0[*group] +=
-                i64::from(is_true(conditions, row) && opt_filter.is_none_or(|f| is_true(f, row)));
+            self.0[*group] += i64::from(is_true(conditions, row) && opt_filter.is_none_or(|f| is_true(f, row)));
         }
         Ok(())
     }
@@ -128,12 +120,7 @@ impl GroupsAccumulator for Counts {
         Ok(vec![self.evaluate(emit_to)?])
     }
 
-    fn merge_batch(
-        &mut self,
-        values: &[ArrayRef],
-        group_indices: &[usize],
-        total_num_groups: usize,
-    ) -> Result<()> {
+    fn merge_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], total_num_groups: usize) -> Result<()> {
         self.0.resize(total_num_groups, 0);
         let counts = values[0].as_primitive::<Int64Type>();
         for (row, group) in group_indices.iter().enumerate() {
@@ -144,15 +131,10 @@ impl GroupsAccumulator for Counts {
         Ok(())
     }
 
-    fn convert_to_state(
-        &self,
-        values: &[ArrayRef],
-        opt_filter: Option<&BooleanArray>,
-    ) -> Result<Vec<ArrayRef>> {
+    fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let conditions = values[0].as_boolean();
-        let counts = (0..conditions.len()).map(|row| {
-            i64::from(is_true(conditions, row) && opt_filter.is_none_or(|f| is_true(f, row)))
-        });
+        let counts = (0..conditions.len())
+            .map(|row| i64::from(is_true(conditions, row) && opt_filter.is_none_or(|f| is_true(f, row))));
         Ok(vec![Arc::new(Int64Array::from_iter_values(counts))])
     }
 
@@ -173,12 +155,7 @@ mod tests {
     #[test]
     fn only_what_is_true_counts() {
         let function = aggregate(function(), &[DataType::Boolean], &[]);
-        let conditions: ArrayRef = Arc::new(BooleanArray::from(vec![
-            Some(true),
-            None,
-            Some(false),
-            Some(true),
-        ]));
+        let conditions: ArrayRef = Arc::new(BooleanArray::from(vec![Some(true), None, Some(false), Some(true)]));
         assert_eq!(aggregated(&function, &[conditions]), "2");
         let nothing: ArrayRef = Arc::new(BooleanArray::from(vec![None::<bool>]));
         assert_eq!(aggregated(&function, &[nothing]), "0");

@@ -15,10 +15,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `InvalidQuery` that says where the text stops making sense.
 pub(super) fn parse_schema(text: &str) -> Result<DataType> {
-    let mut parser = Parser {
-        cursor: Cursor::new(text),
-        text,
-    };
+    let mut parser = Parser { cursor: Cursor::new(text), text };
     // a list of columns and a type can begin alike: `date date` and `date`
     let as_columns = match parser.columns(None) {
         Ok(columns) => return Ok(DataType::Struct(columns)),
@@ -33,11 +30,7 @@ pub(super) fn parse_schema(text: &str) -> Result<DataType> {
         Err(error) => (parser.cursor.position(), error),
     };
     // the reading that came further is the one that was meant
-    Err(if as_type.0 > as_columns.0 {
-        as_type.1
-    } else {
-        as_columns.1
-    })
+    Err(if as_type.0 > as_columns.0 { as_type.1 } else { as_columns.1 })
 }
 
 struct Parser<'a> {
@@ -55,11 +48,7 @@ impl Parser<'_> {
     }
 
     fn skip_spaces(&mut self) {
-        while self
-            .cursor
-            .peek()
-            .is_some_and(|byte| byte.is_ascii_whitespace())
-        {
+        while self.cursor.peek().is_some_and(|byte| byte.is_ascii_whitespace()) {
             self.cursor.seek(self.cursor.position() + 1);
         }
     }
@@ -70,11 +59,7 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, byte: u8) -> Result<()> {
-        if self.eat(byte) {
-            Ok(())
-        } else {
-            Err(self.bad(&format!("'{}'", char::from(byte))))
-        }
+        if self.eat(byte) { Ok(()) } else { Err(self.bad(&format!("'{}'", char::from(byte)))) }
     }
 
     /// Reads a name; one in backticks may hold anything.
@@ -89,9 +74,7 @@ impl Parser<'_> {
             return Ok(rest[..end].to_string());
         }
         let rest = self.cursor.rest();
-        let end = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         if end == 0 {
             return Err(self.bad("a name"));
         }
@@ -103,10 +86,7 @@ impl Parser<'_> {
     fn eat_keyword(&mut self, word: &str) -> bool {
         self.skip_spaces();
         let start = self.cursor.position();
-        if self
-            .name()
-            .is_ok_and(|name| name.eq_ignore_ascii_case(word))
-        {
+        if self.name().is_ok_and(|name| name.eq_ignore_ascii_case(word)) {
             return true;
         }
         self.cursor.seek(start);
@@ -234,14 +214,8 @@ impl Parser<'_> {
 }
 
 fn map_of(key: DataType, value: DataType) -> DataType {
-    let entry = vec![
-        Field::new("key", key, false),
-        Field::new("value", value, true),
-    ];
-    DataType::Map(
-        Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)),
-        false,
-    )
+    let entry = vec![Field::new("key", key, false), Field::new("value", value, true)];
+    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)), false)
 }
 
 #[cfg(test)]
@@ -252,34 +226,19 @@ mod tests {
     fn schemas_are_read() {
         let field = |name: &str, data_type| Field::new(name, data_type, true);
         let table = [
-            (
-                "a INT",
-                DataType::Struct(vec![field("a", DataType::Int32)].into()),
-            ),
+            ("a INT", DataType::Struct(vec![field("a", DataType::Int32)].into())),
             (
                 " `a b`: decimal(12, 2) NOT NULL COMMENT 'x', c timestamp ",
-                DataType::Struct(
-                    vec![
-                        field("a b", DataType::Decimal128(12, 2)),
-                        field("c", TIMESTAMP),
-                    ]
-                    .into(),
-                ),
+                DataType::Struct(vec![field("a b", DataType::Decimal128(12, 2)), field("c", TIMESTAMP)].into()),
             ),
-            (
-                "date date",
-                DataType::Struct(vec![field("date", DataType::Date32)].into()),
-            ),
+            ("date date", DataType::Struct(vec![field("date", DataType::Date32)].into())),
             ("date", DataType::Date32),
             (
                 "struct<a:bigint,b:array<struct<c string>>>",
                 DataType::Struct(
                     vec![
                         field("a", DataType::Int64),
-                        field(
-                            "b",
-                            list_of(DataType::Struct(vec![field("c", DataType::Utf8)].into())),
-                        ),
+                        field("b", list_of(DataType::Struct(vec![field("c", DataType::Utf8)].into()))),
                     ]
                     .into(),
                 ),
@@ -290,10 +249,7 @@ mod tests {
             assert_eq!(parse_schema(text).unwrap(), expected, "{text}");
         }
         let error = parse_schema("a INT, b STRNG").unwrap_err().to_string();
-        assert!(
-            error.contains("a type is missing at character 10"),
-            "{error}"
-        );
+        assert!(error.contains("a type is missing at character 10"), "{error}");
         assert!(parse_schema("struct<a int").is_err());
         assert!(parse_schema("decimal(50)").is_err());
     }

@@ -12,9 +12,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
-use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
 
 /// Returns `max_by`.
 pub(super) fn max_by() -> AggregateUDF {
@@ -35,11 +33,7 @@ struct ExtremeBy {
 
 impl ExtremeBy {
     fn new(name: &'static str, greatest: bool) -> Self {
-        Self {
-            name,
-            greatest,
-            signature: Signature::any(2, Volatility::Immutable),
-        }
+        Self { name, greatest, signature: Signature::any(2, Volatility::Immutable) }
     }
 }
 
@@ -58,11 +52,7 @@ impl AggregateUDFImpl for ExtremeBy {
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         let field = |i: usize, part: &str| {
-            Arc::new(Field::new(
-                format_state_name(args.name, part),
-                args.input_fields[i].data_type().clone(),
-                true,
-            ))
+            Arc::new(Field::new(format_state_name(args.name, part), args.input_fields[i].data_type().clone(), true))
         };
         Ok(vec![field(0, "value"), field(1, "ordering")])
     }
@@ -93,11 +83,7 @@ impl Winner {
     fn challenge(&mut self, values: &ArrayRef, orderings: &ArrayRef) -> Result<()> {
         let compare = make_comparator(orderings, orderings, SortOptions::default())?;
         let beats = |ordering: std::cmp::Ordering| {
-            if self.greatest {
-                ordering.is_gt()
-            } else {
-                ordering.is_lt()
-            }
+            if self.greatest { ordering.is_gt() } else { ordering.is_lt() }
         };
         let nulls = orderings.logical_nulls();
         let mut best = None;
@@ -131,11 +117,7 @@ impl Accumulator for Winner {
 
     fn size(&self) -> usize {
         let scalars = [&self.value, &self.ordering];
-        size_of_val(self)
-            + scalars
-                .iter()
-                .map(|scalar| scalar.size() - size_of_val(*scalar))
-                .sum::<usize>()
+        size_of_val(self) + scalars.iter().map(|scalar| scalar.size() - size_of_val(*scalar)).sum::<usize>()
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -158,41 +140,15 @@ mod tests {
     fn the_first_of_equals_wins() {
         let types = [DataType::Utf8, DataType::Int64];
         let table = [
-            (
-                vec![Some("a"), Some("b"), Some("c")],
-                vec![Some(1_i64), Some(3), Some(3)],
-                "b",
-                "a",
-            ),
-            (
-                vec![Some("a"), Some("b"), Some("c")],
-                vec![Some(1), None, Some(1)],
-                "a",
-                "a",
-            ),
-            (
-                vec![Some("a"), None, Some("c")],
-                vec![Some(2), Some(3), Some(1)],
-                "NULL",
-                "c",
-            ),
+            (vec![Some("a"), Some("b"), Some("c")], vec![Some(1_i64), Some(3), Some(3)], "b", "a"),
+            (vec![Some("a"), Some("b"), Some("c")], vec![Some(1), None, Some(1)], "a", "a"),
+            (vec![Some("a"), None, Some("c")], vec![Some(2), Some(3), Some(1)], "NULL", "c"),
             (vec![Some("a"), Some("b")], vec![None, None], "NULL", "NULL"),
         ];
         for (values, orderings, greatest, least) in table {
-            let args: [ArrayRef; 2] = [
-                Arc::new(StringArray::from(values)),
-                Arc::new(Int64Array::from(orderings)),
-            ];
-            assert_eq!(
-                aggregated(&aggregate(max_by(), &types, &[]), &args),
-                greatest,
-                "{args:?}"
-            );
-            assert_eq!(
-                aggregated(&aggregate(min_by(), &types, &[]), &args),
-                least,
-                "{args:?}"
-            );
+            let args: [ArrayRef; 2] = [Arc::new(StringArray::from(values)), Arc::new(Int64Array::from(orderings))];
+            assert_eq!(aggregated(&aggregate(max_by(), &types, &[]), &args), greatest, "{args:?}");
+            assert_eq!(aggregated(&aggregate(min_by(), &types, &[]), &args), least, "{args:?}");
         }
     }
 }

@@ -10,9 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
-use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, TypeSignature, Volatility,
-};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, TypeSignature, Volatility};
 
 use super::constant::constant;
 use crate::error::Error;
@@ -42,11 +40,7 @@ struct FirstLast {
 impl FirstLast {
     fn new(name: &'static str, last: bool) -> Self {
         let arguments = vec![TypeSignature::Any(1), TypeSignature::Any(2)];
-        Self {
-            name,
-            last,
-            signature: Signature::one_of(arguments, Volatility::Immutable),
-        }
+        Self { name, last, signature: Signature::one_of(arguments, Volatility::Immutable) }
     }
 }
 
@@ -65,16 +59,8 @@ impl AggregateUDFImpl for FirstLast {
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         Ok(vec![
-            Arc::new(Field::new(
-                format_state_name(args.name, "value"),
-                args.return_type().clone(),
-                true,
-            )),
-            Arc::new(Field::new(
-                format_state_name(args.name, "is_set"),
-                DataType::Boolean,
-                true,
-            )),
+            Arc::new(Field::new(format_state_name(args.name, "value"), args.return_type().clone(), true)),
+            Arc::new(Field::new(format_state_name(args.name, "is_set"), DataType::Boolean, true)),
         ])
     }
 
@@ -88,18 +74,13 @@ impl AggregateUDFImpl for FirstLast {
         }
         let ignore_nulls = match args.exprs.get(1) {
             None => false,
-            Some(expression) => {
-                match constant(expression, &format!("the second argument of {}", self.name))? {
-                    ScalarValue::Boolean(Some(ignore_nulls)) => ignore_nulls,
-                    other => {
-                        let message = format!(
-                            "the second argument of {} is true or false, not {other}",
-                            self.name
-                        );
-                        return Err(Error::invalid_query(message).into());
-                    }
+            Some(expression) => match constant(expression, &format!("the second argument of {}", self.name))? {
+                ScalarValue::Boolean(Some(ignore_nulls)) => ignore_nulls,
+                other => {
+                    let message = format!("the second argument of {} is true or false, not {other}", self.name);
+                    return Err(Error::invalid_query(message).into());
                 }
-            }
+            },
         };
         Ok(Box::new(Kept {
             last: self.last,
@@ -133,11 +114,7 @@ impl Kept {
             return Ok(());
         }
         let mut rows = 0..values.len();
-        let row = if self.last {
-            rows.rfind(|row| counts(*row))
-        } else {
-            rows.find(|row| counts(*row))
-        };
+        let row = if self.last { rows.rfind(|row| counts(*row)) } else { rows.find(|row| counts(*row)) };
         if let Some(row) = row {
             self.value = ScalarValue::try_from_array(values, row)?;
             // a slice of a batch would keep the batch alive
@@ -150,14 +127,8 @@ impl Kept {
 
 impl Accumulator for Kept {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let nulls = if self.ignore_nulls {
-            values[0].logical_nulls()
-        } else {
-            None
-        };
-        self.take(&values[0], |row| {
-            nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row))
-        })
+        let nulls = if self.ignore_nulls { values[0].logical_nulls() } else { None };
+        self.take(&values[0], |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)))
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
@@ -169,10 +140,7 @@ impl Accumulator for Kept {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        Ok(vec![
-            self.value.clone(),
-            ScalarValue::Boolean(Some(self.is_set)),
-        ])
+        Ok(vec![self.value.clone(), ScalarValue::Boolean(Some(self.is_set))])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
@@ -193,24 +161,12 @@ mod tests {
         let values: ArrayRef = Arc::new(Int32Array::from(vec![None, Some(1), Some(2), None]));
         let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true; 4]));
         let ignore = [ScalarValue::Boolean(Some(true))];
-        let table = [
-            (first(), "NULL", "1"),
-            (last(), "NULL", "2"),
-            (any_value(), "NULL", "1"),
-        ];
+        let table = [(first(), "NULL", "1"), (last(), "NULL", "2"), (any_value(), "NULL", "1")];
         for (function, plain, ignoring) in table {
             let respects = aggregate(function.clone(), &[DataType::Int32], &[]);
-            assert_eq!(
-                aggregated(&respects, &[Arc::clone(&values)]),
-                plain,
-                "{function}"
-            );
+            assert_eq!(aggregated(&respects, &[Arc::clone(&values)]), plain, "{function}");
             let ignores = aggregate(function.clone(), &[DataType::Int32], &ignore);
-            assert_eq!(
-                aggregated(&ignores, &[Arc::clone(&values), Arc::clone(&flags)]),
-                ignoring,
-                "{function}"
-            );
+            assert_eq!(aggregated(&ignores, &[Arc::clone(&values), Arc::clone(&flags)]), ignoring, "{function}");
         }
         let nothing: ArrayRef = Arc::new(Int32Array::from(vec![None::<i32>]));
         let ignores = aggregate(first(), &[DataType::Int32], &ignore);

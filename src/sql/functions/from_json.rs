@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, ArrowPrimitiveType, BooleanArray, Date32Array, Decimal128Array, ListArray, MapArray,
-    PrimitiveArray, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, ArrowPrimitiveType, BooleanArray, Date32Array, Decimal128Array, ListArray, MapArray, PrimitiveArray,
+    StringArray, StructArray, TimestampMicrosecondArray,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{
@@ -25,26 +25,16 @@ use crate::error::Error;
 pub(super) fn functions() -> Vec<Function> {
     use Takes::{Anything, Text};
     let takes = &[Text, Text, Anything];
-    vec![Function::new(
-        "from_json(json, schema)",
-        takes,
-        2,
-        Returns::From(schema),
-        from_json,
-    )]
+    vec![Function::new("from_json(json, schema)", takes, 2, Returns::From(schema), from_json)]
 }
 
 fn schema(args: &ReturnFieldArgs<'_>) -> Result<DataType> {
     if args.arg_fields.len() > 2 {
-        return Err(
-            Error::unsupported("from_json takes no options; leave the third argument out").into(),
-        );
+        return Err(Error::unsupported("from_json takes no options; leave the third argument out").into());
     }
     let literal = args.scalar_arguments.get(1).copied().flatten();
     let text = match literal {
-        Some(
-            ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text),
-        ) => text.as_deref(),
+        Some(ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text)) => text.as_deref(),
         _ => None,
     };
     let Some(text) = text else {
@@ -58,13 +48,8 @@ fn schema(args: &ReturnFieldArgs<'_>) -> Result<DataType> {
 
 fn from_json(args: &Arguments) -> Result<ArrayRef> {
     let documents = args.text(0)?;
-    let parsed: Vec<Option<Json>> = (0..args.rows())
-        .map(|row| {
-            documents
-                .get(row)
-                .and_then(|text| parse(text, args.return_type()))
-        })
-        .collect();
+    let parsed: Vec<Option<Json>> =
+        (0..args.rows()).map(|row| documents.get(row).and_then(|text| parse(text, args.return_type()))).collect();
     let values: Vec<Option<&Json>> = parsed.iter().map(Option::as_ref).collect();
     build(args.return_type(), &values)
 }
@@ -94,19 +79,11 @@ fn build(data_type: &DataType, values: &[Option<&Json>]) -> Result<ArrayRef> {
         DataType::Float32 => doubles::<Float32Type>(values, |value| value as f32),
         DataType::Float64 => doubles::<Float64Type>(values, |value| value),
         DataType::Decimal128(precision, scale) => {
-            let decimals = values
-                .iter()
-                .map(|value| value.and_then(|value| decimal(value, *precision, *scale)));
-            Arc::new(
-                decimals
-                    .collect::<Decimal128Array>()
-                    .with_precision_and_scale(*precision, *scale)?,
-            )
+            let decimals = values.iter().map(|value| value.and_then(|value| decimal(value, *precision, *scale)));
+            Arc::new(decimals.collect::<Decimal128Array>().with_precision_and_scale(*precision, *scale)?)
         }
         DataType::Utf8 => {
-            let texts = values
-                .iter()
-                .map(|value| value.filter(|v| **v != Json::Null).map(Json::to_text));
+            let texts = values.iter().map(|value| value.filter(|v| **v != Json::Null).map(Json::to_text));
             Arc::new(texts.collect::<StringArray>())
         }
         DataType::Date32 => {
@@ -125,31 +102,15 @@ fn build(data_type: &DataType, values: &[Option<&Json>]) -> Result<ArrayRef> {
             Arc::new(timestamps.collect::<TimestampMicrosecondArray>())
         }
         DataType::List(field) => {
-            let lists: Vec<Option<&Vec<Json>>> =
-                values.iter().map(|value| elements(*value)).collect();
-            let flat: Vec<Option<&Json>> = lists
-                .iter()
-                .flatten()
-                .flat_map(|list| list.iter().map(Some))
-                .collect();
-            let offsets =
-                OffsetBuffer::from_lengths(lists.iter().map(|list| list.map_or(0, Vec::len)));
-            let nulls: NullBuffer = lists
-                .iter()
-                .map(Option::is_some)
-                .collect::<Vec<bool>>()
-                .into();
-            Arc::new(ListArray::try_new(
-                Arc::clone(field),
-                offsets,
-                build(field.data_type(), &flat)?,
-                Some(nulls),
-            )?)
+            let lists: Vec<Option<&Vec<Json>>> = values.iter().map(|value| elements(*value)).collect();
+            let flat: Vec<Option<&Json>> = lists.iter().flatten().flat_map(|list| list.iter().map(Some)).collect();
+            let offsets = OffsetBuffer::from_lengths(lists.iter().map(|list| list.map_or(0, Vec::len)));
+            let nulls: NullBuffer = lists.iter().map(Option::is_some).collect::<Vec<bool>>().into();
+            Arc::new(ListArray::try_new(Arc::clone(field), offsets, build(field.data_type(), &flat)?, Some(nulls))?)
         }
         DataType::Struct(fields) => Arc::new(build_struct(fields, values)?),
         DataType::Map(entries, _) => {
-            let maps: Vec<Option<&Vec<(String, Json)>>> =
-                values.iter().map(|value| members(*value)).collect();
+            let maps: Vec<Option<&Vec<(String, Json)>>> = values.iter().map(|value| members(*value)).collect();
             let DataType::Struct(fields) = entries.data_type() else {
                 return Err(Error::internal("the entries of a map are no structs").into());
             };
@@ -161,26 +122,12 @@ fn build(data_type: &DataType, values: &[Option<&Json>]) -> Result<ArrayRef> {
             let flat: Vec<Option<&Json>> = flat().map(|(_, value)| Some(value)).collect();
             let columns: Vec<ArrayRef> = vec![Arc::new(keys), build(fields[1].data_type(), &flat)?];
             let flat = StructArray::try_new(fields.clone(), columns, None)?;
-            let offsets =
-                OffsetBuffer::from_lengths(maps.iter().map(|map| map.map_or(0, Vec::len)));
-            let nulls: NullBuffer = maps
-                .iter()
-                .map(Option::is_some)
-                .collect::<Vec<bool>>()
-                .into();
-            Arc::new(MapArray::try_new(
-                Arc::clone(entries),
-                offsets,
-                flat,
-                Some(nulls),
-                false,
-            )?)
+            let offsets = OffsetBuffer::from_lengths(maps.iter().map(|map| map.map_or(0, Vec::len)));
+            let nulls: NullBuffer = maps.iter().map(Option::is_some).collect::<Vec<bool>>().into();
+            Arc::new(MapArray::try_new(Arc::clone(entries), offsets, flat, Some(nulls), false)?)
         }
         other => {
-            return Err(Error::unsupported(format!(
-                "from_json cannot give {other}; declare it as STRING"
-            ))
-            .into());
+            return Err(Error::unsupported(format!("from_json cannot give {other}; declare it as STRING")).into());
         }
     })
 }
@@ -188,10 +135,8 @@ fn build(data_type: &DataType, values: &[Option<&Json>]) -> Result<ArrayRef> {
 fn build_struct(fields: &Fields, values: &[Option<&Json>]) -> Result<StructArray> {
     let mut columns = Vec::with_capacity(fields.len());
     for field in fields {
-        let members: Vec<Option<&Json>> = values
-            .iter()
-            .map(|value| value.and_then(|value| value.member(field.name())))
-            .collect();
+        let members: Vec<Option<&Json>> =
+            values.iter().map(|value| value.and_then(|value| value.member(field.name()))).collect();
         columns.push(build(field.data_type(), &members)?);
     }
     let is_object = |value: &Option<&Json>| matches!(value, Some(Json::Object(_)));
@@ -224,10 +169,7 @@ where
     Arc::new(integers.collect::<PrimitiveArray<T>>())
 }
 
-fn doubles<T: ArrowPrimitiveType>(
-    values: &[Option<&Json>],
-    convert: fn(f64) -> T::Native,
-) -> ArrayRef {
+fn doubles<T: ArrowPrimitiveType>(values: &[Option<&Json>], convert: fn(f64) -> T::Native) -> ArrayRef {
     let doubles = values.iter().map(|value| double((*value)?).map(convert));
     Arc::new(doubles.collect::<PrimitiveArray<T>>())
 }
@@ -264,11 +206,7 @@ mod tests {
     fn documents_become_columns() {
         let table = [
             (r#"{"a":1,"b":"x"}"#, "a INT, b STRING", "{a: 1, b: x}"),
-            (
-                r#"{"b":{"c":1}}"#,
-                "a INT, b STRING",
-                r#"{a: , b: {"c":1}}"#,
-            ),
+            (r#"{"b":{"c":1}}"#, "a INT, b STRING", r#"{a: , b: {"c":1}}"#),
             (r#"{"a":"no","b":2.5}"#, "a INT, b DOUBLE", "{a: , b: 2.5}"),
             (r#"{"a":300}"#, "a TINYINT", "{a: }"),
             (r#"{"a":[1,null,3]}"#, "a ARRAY<BIGINT>", "{a: [1, , 3]}"),

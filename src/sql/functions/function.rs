@@ -10,15 +10,14 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayAccessor, ArrayRef, BooleanArray, Date32Array, Float64Array, Int32Array,
-    Int64Array, StringArray, TimestampMicrosecondArray,
+    Array, ArrayAccessor, ArrayRef, BooleanArray, Date32Array, Float64Array, Int32Array, Int64Array, StringArray,
+    TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::instant;
@@ -70,22 +69,17 @@ impl Takes {
     fn cast_target(self, given: &DataType) -> Option<DataType> {
         let plain = !given.is_nested();
         let number_or_text = given.is_numeric() || given.is_null() || is_text(given);
-        let temporal = matches!(
-            given,
-            DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _)
-        );
+        let temporal = matches!(given, DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _));
         match self {
             Self::Anything => Some(given.clone()),
             Self::Text => plain.then_some(DataType::Utf8),
             Self::Int => number_or_text.then_some(DataType::Int32),
             Self::Long => number_or_text.then_some(DataType::Int64),
             Self::Double => number_or_text.then_some(DataType::Float64),
-            Self::Boolean => (matches!(given, DataType::Boolean | DataType::Null)
-                || is_text(given))
-            .then_some(DataType::Boolean),
-            Self::Date => {
-                (temporal || given.is_null() || is_text(given)).then_some(DataType::Date32)
+            Self::Boolean => {
+                (matches!(given, DataType::Boolean | DataType::Null) || is_text(given)).then_some(DataType::Boolean)
             }
+            Self::Date => (temporal || given.is_null() || is_text(given)).then_some(DataType::Date32),
             Self::Timestamp => (temporal || given.is_null() || is_text(given)).then_some(TIMESTAMP),
             Self::Moment => match given {
                 DataType::Date32 | DataType::Date64 => Some(DataType::Date32),
@@ -186,11 +180,7 @@ impl Function {
     }
 
     fn takes(&self, argument: usize) -> Takes {
-        self.takes
-            .get(argument)
-            .or(self.takes.last())
-            .copied()
-            .unwrap_or(Takes::Anything)
+        self.takes.get(argument).or(self.takes.last()).copied().unwrap_or(Takes::Anything)
     }
 
     fn accepts_count(&self, count: usize) -> bool {
@@ -200,9 +190,7 @@ impl Function {
 
 impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Function")
-            .field("usage", &self.usage)
-            .finish_non_exhaustive()
+        f.debug_struct("Function").field("usage", &self.usage).finish_non_exhaustive()
     }
 }
 
@@ -234,29 +222,19 @@ impl ScalarUDFImpl for Function {
     }
 
     fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
-        Err(Error::internal(format!(
-            "{}: the type follows from the arguments",
-            self.name
-        ))
-        .into())
+        Err(Error::internal(format!("{}: the type follows from the arguments", self.name)).into())
     }
 
     /// Casts what can be cast; what cannot is left for `return_field_from_args`, which says how the function is called.
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         let coerced = arg_types.iter().enumerate();
-        Ok(coerced
-            .map(|(i, given)| self.takes(i).coerce(given).unwrap_or_else(|| given.clone()))
-            .collect())
+        Ok(coerced.map(|(i, given)| self.takes(i).coerce(given).unwrap_or_else(|| given.clone())).collect())
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         if !self.accepts_count(args.arg_fields.len()) {
             let count = args.arg_fields.len();
-            return Err(Error::invalid_query(format!(
-                "{count} arguments do not fit {}",
-                self.usage
-            ))
-            .into());
+            return Err(Error::invalid_query(format!("{count} arguments do not fit {}", self.usage)).into());
         }
         for (i, field) in args.arg_fields.iter().enumerate() {
             if self.takes(i).coerce(field.data_type()).is_none() {
@@ -278,10 +256,7 @@ impl ScalarUDFImpl for Function {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let all_constant = args
-            .args
-            .iter()
-            .all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let all_constant = args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
         let rows = if all_constant { 1 } else { args.number_rows };
         let mut columns = Vec::with_capacity(args.args.len());
         for (i, value) in args.args.iter().enumerate() {
@@ -292,15 +267,9 @@ impl ScalarUDFImpl for Function {
             columns.push((read_text(column, self.takes(i))?, constant));
         }
         let return_type = args.return_field.data_type().clone();
-        let result = (self.run)(&Arguments {
-            columns,
-            rows,
-            return_type,
-        })?;
+        let result = (self.run)(&Arguments { columns, rows, return_type })?;
         if all_constant {
-            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
-                &result, 0,
-            )?));
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));
         }
         Ok(ColumnarValue::Array(result))
     }
@@ -313,18 +282,12 @@ fn read_text(column: ArrayRef, takes: Takes) -> Result<ArrayRef> {
     };
     match takes {
         Takes::Date => {
-            let dates = text
-                .iter()
-                .map(|value| value.map(instant::date).transpose());
+            let dates = text.iter().map(|value| value.map(instant::date).transpose());
             Ok(Arc::new(dates.collect::<Result<Date32Array>>()?))
         }
         Takes::Timestamp => {
-            let timestamps = text
-                .iter()
-                .map(|value| value.map(instant::timestamp).transpose());
-            Ok(Arc::new(
-                timestamps.collect::<Result<TimestampMicrosecondArray>>()?,
-            ))
+            let timestamps = text.iter().map(|value| value.map(instant::timestamp).transpose());
+            Ok(Arc::new(timestamps.collect::<Result<TimestampMicrosecondArray>>()?))
         }
         _ => Ok(column),
     }
@@ -356,9 +319,7 @@ impl Arguments {
     /// Returns an argument as a column of [`Self::rows`] rows.
     pub(super) fn array(&self, argument: usize) -> Result<ArrayRef> {
         match self.columns.get(argument) {
-            Some((array, true)) if self.rows != 1 => {
-                ScalarValue::try_from_array(array, 0)?.to_array_of_size(self.rows)
-            }
+            Some((array, true)) if self.rows != 1 => ScalarValue::try_from_array(array, 0)?.to_array_of_size(self.rows),
             Some((array, _)) => Ok(Arc::clone(array)),
             None => Err(Error::internal(format!("argument {} was not given", argument + 1)).into()),
         }
@@ -366,9 +327,7 @@ impl Arguments {
 
     /// Returns the type an argument came with.
     pub(super) fn data_type(&self, argument: usize) -> Option<&DataType> {
-        self.columns
-            .get(argument)
-            .map(|(array, _)| array.data_type())
+        self.columns.get(argument).map(|(array, _)| array.data_type())
     }
 
     /// Returns an argument as a column of `A`.
@@ -378,14 +337,8 @@ impl Arguments {
             .and_then(|(array, constant)| Some((array.as_any().downcast_ref::<A>()?, *constant)))
             .map(|(array, constant)| Column { array, constant })
             .ok_or_else(|| {
-                let found = found
-                    .map(|(array, _)| array.data_type().to_string())
-                    .unwrap_or("nothing".to_string());
-                Error::internal(format!(
-                    "argument {} is {found}, which planning did not promise",
-                    argument + 1
-                ))
-                .into()
+                let found = found.map(|(array, _)| array.data_type().to_string()).unwrap_or("nothing".to_string());
+                Error::internal(format!("argument {} is {found}, which planning did not promise", argument + 1)).into()
             })
     }
 
@@ -420,10 +373,7 @@ impl Arguments {
     }
 
     /// Returns an argument as microseconds since 1970-01-01 00:00 UTC.
-    pub(super) fn timestamps(
-        &self,
-        argument: usize,
-    ) -> Result<Column<'_, TimestampMicrosecondArray>> {
+    pub(super) fn timestamps(&self, argument: usize) -> Result<Column<'_, TimestampMicrosecondArray>> {
         self.column(argument)
     }
 }
@@ -442,82 +392,43 @@ where
     pub(super) fn get(&self, row: usize) -> Option<<&'a A as ArrayAccessor>::Item> {
         let row = if self.constant { 0 } else { row };
         let array: &'a A = self.array;
-        array
-            .is_valid(row)
-            .then(|| ArrayAccessor::value(&array, row))
+        array.is_valid(row).then(|| ArrayAccessor::value(&array, row))
     }
 }
 
 /// Computes text for each of `rows` rows.
-pub(super) fn texts(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<String>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows).map(value).collect::<Result<StringArray>>()?,
-    ))
+pub(super) fn texts(rows: usize, value: impl FnMut(usize) -> Result<Option<String>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<StringArray>>()?))
 }
 
 /// Computes a whole number of 32 bits for each of `rows` rows.
-pub(super) fn ints(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<i32>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows).map(value).collect::<Result<Int32Array>>()?,
-    ))
+pub(super) fn ints(rows: usize, value: impl FnMut(usize) -> Result<Option<i32>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<Int32Array>>()?))
 }
 
 /// Computes a whole number of 64 bits for each of `rows` rows.
-pub(super) fn longs(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<i64>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows).map(value).collect::<Result<Int64Array>>()?,
-    ))
+pub(super) fn longs(rows: usize, value: impl FnMut(usize) -> Result<Option<i64>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<Int64Array>>()?))
 }
 
 /// Computes a floating-point number for each of `rows` rows.
-pub(super) fn doubles(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<f64>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows).map(value).collect::<Result<Float64Array>>()?,
-    ))
+pub(super) fn doubles(rows: usize, value: impl FnMut(usize) -> Result<Option<f64>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<Float64Array>>()?))
 }
 
 /// Computes true or false for each of `rows` rows.
-pub(super) fn booleans(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<bool>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows).map(value).collect::<Result<BooleanArray>>()?,
-    ))
+pub(super) fn booleans(rows: usize, value: impl FnMut(usize) -> Result<Option<bool>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<BooleanArray>>()?))
 }
 
 /// Computes a date, in days since 1970-01-01, for each of `rows` rows.
-pub(super) fn dates(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<i32>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows).map(value).collect::<Result<Date32Array>>()?,
-    ))
+pub(super) fn dates(rows: usize, value: impl FnMut(usize) -> Result<Option<i32>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<Date32Array>>()?))
 }
 
 /// Computes a timestamp, in microseconds since 1970-01-01 00:00 UTC, for each of `rows` rows.
-pub(super) fn timestamps(
-    rows: usize,
-    value: impl FnMut(usize) -> Result<Option<i64>>,
-) -> Result<ArrayRef> {
-    Ok(Arc::new(
-        (0..rows)
-            .map(value)
-            .collect::<Result<TimestampMicrosecondArray>>()?,
-    ))
+pub(super) fn timestamps(rows: usize, value: impl FnMut(usize) -> Result<Option<i64>>) -> Result<ArrayRef> {
+    Ok(Arc::new((0..rows).map(value).collect::<Result<TimestampMicrosecondArray>>()?))
 }
 
 /// A function of somebody else's making that takes more than it says: `date_add(day, 1)` wants an `Int32`, and the 1 of
@@ -532,11 +443,7 @@ pub(super) struct Recast {
 impl Recast {
     /// Makes `inner` take `takes`.
     pub(super) fn new(inner: Arc<ScalarUDF>, takes: &'static [Takes]) -> Self {
-        Self {
-            inner,
-            takes,
-            signature: Signature::user_defined(Volatility::Immutable),
-        }
+        Self { inner, takes, signature: Signature::user_defined(Volatility::Immutable) }
     }
 }
 
@@ -560,22 +467,13 @@ impl ScalarUDFImpl for Recast {
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         let coerced = arg_types.iter().enumerate();
         Ok(coerced
-            .map(|(i, given)| {
-                self.takes
-                    .get(i)
-                    .and_then(|t| t.cast_target(given))
-                    .unwrap_or_else(|| given.clone())
-            })
+            .map(|(i, given)| self.takes.get(i).and_then(|t| t.cast_target(given)).unwrap_or_else(|| given.clone()))
             .collect())
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         let fits = args.arg_fields.len() == self.takes.len()
-            && args
-                .arg_fields
-                .iter()
-                .zip(self.takes)
-                .all(|(field, t)| t.cast_target(field.data_type()).is_some());
+            && args.arg_fields.iter().zip(self.takes).all(|(field, t)| t.cast_target(field.data_type()).is_some());
         if !fits {
             let expected: Vec<&str> = self.takes.iter().map(|t| t.describe()).collect();
             let message = format!("{} takes ({})", self.inner.name(), expected.join(", "));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimestampMicrosecondType,
 };
 use datafusion::common::Result;
 
@@ -20,16 +20,7 @@ const SEED: u32 = 42;
 
 /// Returns the functions of this family.
 pub(super) fn functions() -> Vec<Function> {
-    vec![
-        Function::new(
-            "hash(value, ...)",
-            &[Takes::Anything],
-            1,
-            Returns::Type(DataType::Int32),
-            hash,
-        )
-        .repeating(),
-    ]
+    vec![Function::new("hash(value, ...)", &[Takes::Anything], 1, Returns::Type(DataType::Int32), hash).repeating()]
 }
 
 fn hash(args: &Arguments) -> Result<ArrayRef> {
@@ -38,12 +29,7 @@ fn hash(args: &Arguments) -> Result<ArrayRef> {
         add_column(&args.array(argument)?, &mut hashes)?;
     }
     // the same bits, read as Spark reads them
-    Ok(Arc::new(
-        hashes
-            .into_iter()
-            .map(|hash| Some(hash as i32))
-            .collect::<Int32Array>(),
-    ))
+    Ok(Arc::new(hashes.into_iter().map(|hash| Some(hash as i32)).collect::<Int32Array>()))
 }
 
 /// Hashes each row of `column` into the hash of that row.
@@ -52,84 +38,58 @@ fn add_column(column: &ArrayRef, hashes: &mut [u32]) -> Result<()> {
         DataType::Null => {}
         DataType::Boolean => {
             let values = column.as_boolean();
-            each(column, hashes, |row, seed| {
-                hash_int(i32::from(values.value(row)), seed)
-            });
+            each(column, hashes, |row, seed| hash_int(i32::from(values.value(row)), seed));
         }
         DataType::Int8 => {
             let values = column.as_primitive::<Int8Type>();
-            each(column, hashes, |row, seed| {
-                hash_int(i32::from(values.value(row)), seed)
-            });
+            each(column, hashes, |row, seed| hash_int(i32::from(values.value(row)), seed));
         }
         DataType::Int16 => {
             let values = column.as_primitive::<Int16Type>();
-            each(column, hashes, |row, seed| {
-                hash_int(i32::from(values.value(row)), seed)
-            });
+            each(column, hashes, |row, seed| hash_int(i32::from(values.value(row)), seed));
         }
         DataType::Int32 => {
             let values = column.as_primitive::<Int32Type>();
-            each(column, hashes, |row, seed| {
-                hash_int(values.value(row), seed)
-            });
+            each(column, hashes, |row, seed| hash_int(values.value(row), seed));
         }
         DataType::Date32 => {
             let values = column.as_primitive::<Date32Type>();
-            each(column, hashes, |row, seed| {
-                hash_int(values.value(row), seed)
-            });
+            each(column, hashes, |row, seed| hash_int(values.value(row), seed));
         }
         DataType::Int64 => {
             let values = column.as_primitive::<Int64Type>();
-            each(column, hashes, |row, seed| {
-                hash_long(values.value(row), seed)
-            });
+            each(column, hashes, |row, seed| hash_long(values.value(row), seed));
         }
         DataType::Timestamp(_, _) => {
             let column = cast(column, &TIMESTAMP)?;
             let values = column.as_primitive::<TimestampMicrosecondType>();
-            each(&column, hashes, |row, seed| {
-                hash_long(values.value(row), seed)
-            });
+            each(&column, hashes, |row, seed| hash_long(values.value(row), seed));
         }
         DataType::Float32 => {
             let values = column.as_primitive::<Float32Type>();
             // Spark hashes -0.0 as 0.0
-            each(column, hashes, |row, seed| {
-                hash_int((values.value(row) + 0.0).to_bits() as i32, seed)
-            });
+            each(column, hashes, |row, seed| hash_int((values.value(row) + 0.0).to_bits() as i32, seed));
         }
         DataType::Float64 => {
             let values = column.as_primitive::<Float64Type>();
-            each(column, hashes, |row, seed| {
-                hash_long((values.value(row) + 0.0).to_bits() as i64, seed)
-            });
+            each(column, hashes, |row, seed| hash_long((values.value(row) + 0.0).to_bits() as i64, seed));
         }
         DataType::Decimal128(precision, _) if *precision <= 18 => {
             let values = column.as_primitive::<Decimal128Type>();
-            each(column, hashes, |row, seed| {
-                hash_long(values.value(row) as i64, seed)
-            });
+            each(column, hashes, |row, seed| hash_long(values.value(row) as i64, seed));
         }
         DataType::Decimal128(_, _) => {
             let values = column.as_primitive::<Decimal128Type>();
-            each(column, hashes, |row, seed| {
-                hash_bytes(shortest_bytes(&values.value(row).to_be_bytes()), seed)
-            });
+            each(column, hashes, |row, seed| hash_bytes(shortest_bytes(&values.value(row).to_be_bytes()), seed));
         }
         DataType::Binary => {
             let values = column.as_binary::<i32>();
-            each(column, hashes, |row, seed| {
-                hash_bytes(values.value(row), seed)
-            });
+            each(column, hashes, |row, seed| hash_bytes(values.value(row), seed));
         }
         data_type if is_text(data_type) => {
             let column = cast(column, &DataType::Utf8)?;
             let values = column.as_string::<i32>();
-            each(&column, hashes, |row, seed| {
-                hash_bytes(values.value(row).as_bytes(), seed)
-            });
+            each(&column, hashes, |row, seed| hash_bytes(values.value(row).as_bytes(), seed));
         }
         DataType::Struct(_) => {
             let fields = column.as_struct();
@@ -152,10 +112,7 @@ fn add_column(column: &ArrayRef, hashes: &mut [u32]) -> Result<()> {
             }
         }
         other => {
-            return Err(Error::unsupported(format!(
-                "hash cannot take {other}; cast it to text first"
-            ))
-            .into());
+            return Err(Error::unsupported(format!("hash cannot take {other}; cast it to text first")).into());
         }
     }
     Ok(())
@@ -183,16 +140,11 @@ fn shortest_bytes(bytes: &[u8]) -> &[u8] {
 }
 
 fn mix_word(word: u32) -> u32 {
-    word.wrapping_mul(0xcc9e_2d51)
-        .rotate_left(15)
-        .wrapping_mul(0x1b87_3593)
+    word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593)
 }
 
 fn mix_hash(hash: u32, word: u32) -> u32 {
-    (hash ^ mix_word(word))
-        .rotate_left(13)
-        .wrapping_mul(5)
-        .wrapping_add(0xe654_6b64)
+    (hash ^ mix_word(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
 }
 
 fn finish(hash: u32, length: u32) -> u32 {
@@ -235,19 +187,12 @@ mod tests {
     fn the_hash_is_spark_s() {
         let int = |value| ScalarValue::Int32(Some(value));
         // published values: hash('Spark', array(123), 2) and hash(1), hash('Spark')
-        let list = ScalarValue::List(ScalarValue::new_list_nullable(
-            &[int(123)],
-            &DataType::Int32,
-        ));
+        let list = ScalarValue::List(ScalarValue::new_list_nullable(&[int(123)], &DataType::Int32));
         check(&[
             ("hash", vec![s("Spark"), list, int(2)], "-1321691492"),
             ("hash", vec![int(1)], "-559580957"),
             ("hash", vec![null()], "42"),
-            (
-                "hash",
-                vec![ScalarValue::Float64(Some(-0.0))],
-                "-1670924195",
-            ),
+            ("hash", vec![ScalarValue::Float64(Some(-0.0))], "-1670924195"),
         ]);
     }
 

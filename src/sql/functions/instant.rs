@@ -27,10 +27,7 @@ const EPOCH_FROM_YEAR_ONE: i32 = 719_163;
 /// `DataInvalid` where `text` is not a date.
 pub(super) fn date(text: &str) -> Result<i32> {
     try_date(text).ok_or_else(|| {
-        Error::data_invalid(format!(
-            "'{text}' is not a date; give it as 2024-03-01, or read it with a pattern"
-        ))
-        .into()
+        Error::data_invalid(format!("'{text}' is not a date; give it as 2024-03-01, or read it with a pattern")).into()
     })
 }
 
@@ -40,9 +37,7 @@ pub(super) fn date(text: &str) -> Result<i32> {
 /// `DataInvalid` where `text` is not a timestamp.
 pub(super) fn timestamp(text: &str) -> Result<i64> {
     try_timestamp(text).ok_or_else(|| {
-        let message = format!(
-            "'{text}' is not a timestamp; give it as 2024-03-01 12:30:00, or read it with a pattern"
-        );
+        let message = format!("'{text}' is not a timestamp; give it as 2024-03-01 12:30:00, or read it with a pattern");
         Error::data_invalid(message).into()
     })
 }
@@ -115,20 +110,13 @@ pub(super) fn in_zone(local: NaiveDateTime, zone: &str) -> Option<i64> {
 /// Reads an offset from UTC, in seconds.
 pub(super) fn offset_seconds(zone: &str) -> Option<i32> {
     let prefixes = ["UTC", "GMT", "UT"];
-    let rest = prefixes
-        .iter()
-        .find_map(|prefix| zone.strip_prefix(prefix))
-        .unwrap_or(zone);
+    let rest = prefixes.iter().find_map(|prefix| zone.strip_prefix(prefix)).unwrap_or(zone);
     let bare_prefix = rest.is_empty() && !zone.is_empty();
     if bare_prefix || zone.eq_ignore_ascii_case("z") {
         return Some(0);
     }
     let mut cursor = Cursor::new(rest);
-    let sign = if cursor.eat(b'-') {
-        -1
-    } else {
-        cursor.eat(b'+').then_some(1)?
-    };
+    let sign = if cursor.eat(b'-') { -1 } else { cursor.eat(b'+').then_some(1)? };
     let hours = cursor.digits(1, 2)?;
     let mut rest_of_offset = [0, 0];
     for part in &mut rest_of_offset {
@@ -191,10 +179,7 @@ impl<'a> Cursor<'a> {
 
     /// Passes over `word`, in whatever case, where it is next.
     pub(super) fn eat_word(&mut self, word: &str) -> bool {
-        let next = self
-            .rest()
-            .get(..word.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(word));
+        let next = self.rest().get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
         if next {
             self.at += word.len();
         }
@@ -203,12 +188,7 @@ impl<'a> Cursor<'a> {
 
     /// Reads a number of at least `least` and at most `most` digits.
     pub(super) fn digits(&mut self, least: usize, most: usize) -> Option<i64> {
-        let count = self
-            .rest()
-            .bytes()
-            .take(most)
-            .take_while(u8::is_ascii_digit)
-            .count();
+        let count = self.rest().bytes().take(most).take_while(u8::is_ascii_digit).count();
         if count < least {
             return None;
         }

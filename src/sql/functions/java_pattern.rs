@@ -25,15 +25,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const WEEKDAYS: [&str; 7] = [
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-];
+const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 /// A pattern, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +114,7 @@ fn bad(pattern: &str, why: &str) -> Error {
     Error::invalid_query(format!("'{pattern}' is not a date and time pattern: {why}"))
 }
 
-fn quoted(
-    pattern: &str,
-    characters: &mut std::iter::Peekable<std::str::Chars<'_>>,
-) -> Result<String> {
+fn quoted(pattern: &str, characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String> {
     let mut text = String::new();
     while let Some(character) = characters.next() {
         if character != '\'' {
@@ -150,29 +139,16 @@ fn field(pattern: &str, letter: char, count: usize) -> Result<Item> {
         'V' => 2,
         'X' | 'x' | 'Z' => 5,
         'Y' | 'w' | 'W' | 'u' | 'e' | 'c' => {
-            return Err(bad(
-                pattern,
-                &format!("'{letter}' counts weeks; use 'y' for years, 'E' for the day of week"),
-            ));
+            return Err(bad(pattern, &format!("'{letter}' counts weeks; use 'y' for years, 'E' for the day of week")));
         }
         _ => {
-            return Err(bad(
-                pattern,
-                &format!("'{letter}' stands for nothing; quote it to mean the letter itself"),
-            ));
+            return Err(bad(pattern, &format!("'{letter}' stands for nothing; quote it to mean the letter itself")));
         }
     };
     if count > most || (letter == 'V' && count != 2) {
-        return Err(bad(
-            pattern,
-            &format!("there are {count} '{letter}', where at most {most} mean something"),
-        ));
+        return Err(bad(pattern, &format!("there are {count} '{letter}', where at most {most} mean something")));
     }
-    Ok(Item::Field {
-        letter,
-        count,
-        adjacent: false,
-    })
+    Ok(Item::Field { letter, count, adjacent: false })
 }
 
 /// Tells each number that is followed by another at once, in `yyyyMMdd` the first two, to keep to its width.
@@ -215,11 +191,7 @@ fn write_field(letter: char, count: usize, moment: NaiveDateTime, out: &mut Stri
         'G' => return out.push_str(era(count, moment.year())),
         'M' | 'L' if count > 2 => return out.push_str(name(&MONTHS, moment.month0(), count)),
         'E' => {
-            return out.push_str(name(
-                &WEEKDAYS,
-                moment.weekday().num_days_from_monday(),
-                count,
-            ));
+            return out.push_str(name(&WEEKDAYS, moment.weekday().num_days_from_monday(), count));
         }
         'a' => return out.push_str(if moment.hour() < 12 { "AM" } else { "PM" }),
         'Q' | 'q' if count > 2 => return out.push_str(&quarter_name(quarter, count)),
@@ -246,11 +218,7 @@ fn write_field(letter: char, count: usize, moment: NaiveDateTime, out: &mut Stri
 }
 
 fn write_year(count: usize, moment: NaiveDateTime, out: &mut String) {
-    let year = if moment.year() > 0 {
-        moment.year()
-    } else {
-        1 - moment.year()
-    };
+    let year = if moment.year() > 0 { moment.year() } else { 1 - moment.year() };
     match count {
         2 => push(out, format_args!("{:02}", year % 100)),
         _ if count >= 4 && year > 9999 => push(out, format_args!("+{year:0count$}")),
@@ -273,26 +241,13 @@ fn era(count: usize, year: i32) -> &'static str {
 }
 
 fn name(names: &[&'static str], index: u32, count: usize) -> &'static str {
-    let name = usize::try_from(index)
-        .ok()
-        .and_then(|index| names.get(index))
-        .copied()
-        .unwrap_or_default();
-    if count > 3 {
-        name
-    } else {
-        name.get(..3).unwrap_or(name)
-    }
+    let name = usize::try_from(index).ok().and_then(|index| names.get(index)).copied().unwrap_or_default();
+    if count > 3 { name } else { name.get(..3).unwrap_or(name) }
 }
 
 fn quarter_name(quarter: u32, count: usize) -> String {
     let ordinal = ["1st", "2nd", "3rd", "4th"];
-    match (
-        count,
-        usize::try_from(quarter - 1)
-            .ok()
-            .and_then(|index| ordinal.get(index)),
-    ) {
+    match (count, usize::try_from(quarter - 1).ok().and_then(|index| ordinal.get(index))) {
         (4, Some(ordinal)) => format!("{ordinal} quarter"),
         _ => format!("Q{quarter}"),
     }
@@ -346,9 +301,7 @@ impl Found {
         let date = match (self.day_of_year, self.month) {
             (Some(day), None) => NaiveDate::from_yo_opt(year, u32::try_from(day).ok()?)?,
             (_, month) => {
-                let month = month
-                    .or(self.quarter.map(|quarter| quarter * 3 - 2))
-                    .unwrap_or(1);
+                let month = month.or(self.quarter.map(|quarter| quarter * 3 - 2)).unwrap_or(1);
                 let day = self.day.unwrap_or(1);
                 NaiveDate::from_ymd_opt(year, u32::try_from(month).ok()?, u32::try_from(day).ok()?)?
             }
@@ -367,8 +320,7 @@ impl Found {
             (None, None) => 0,
         };
         let parts = [hour, self.minute, self.second, self.nanos];
-        let [hour, minute, second, nanos] =
-            parts.map(|part| u32::try_from(part).unwrap_or(u32::MAX));
+        let [hour, minute, second, nanos] = parts.map(|part| u32::try_from(part).unwrap_or(u32::MAX));
         // a chrono second may leap, Spark's may not
         (nanos < 1_000_000_000).then_some(())?;
         NaiveTime::from_hms_nano_opt(hour, minute, second, nanos)
@@ -386,32 +338,17 @@ fn read_items(items: &[Item], cursor: &mut Cursor<'_>, found: &mut Found) -> Opt
                     *found = before;
                 }
             }
-            Item::Field {
-                letter,
-                count,
-                adjacent,
-            } => read_field(*letter, *count, *adjacent, cursor, found)?,
+            Item::Field { letter, count, adjacent } => read_field(*letter, *count, *adjacent, cursor, found)?,
         }
     }
     Some(())
 }
 
-fn read_field(
-    letter: char,
-    count: usize,
-    adjacent: bool,
-    cursor: &mut Cursor<'_>,
-    found: &mut Found,
-) -> Option<()> {
+fn read_field(letter: char, count: usize, adjacent: bool, cursor: &mut Cursor<'_>, found: &mut Found) -> Option<()> {
     match letter {
-        'G' => {
-            found.before_christ =
-                read_name(cursor, &["AD", "BC", "Anno Domini", "Before Christ"])? % 2 == 1
-        }
+        'G' => found.before_christ = read_name(cursor, &["AD", "BC", "Anno Domini", "Before Christ"])? % 2 == 1,
         'y' => found.year = Some(read_year(count, adjacent, cursor)?),
-        'M' | 'L' if count > 2 => {
-            found.month = Some(i64::from(read_calendar_name(cursor, &MONTHS, count)?) + 1)
-        }
+        'M' | 'L' if count > 2 => found.month = Some(i64::from(read_calendar_name(cursor, &MONTHS, count)?) + 1),
         'M' | 'L' => found.month = Some(in_range(number(count, 2, adjacent, cursor)?, 1, 12)?),
         'E' => found.weekday = Some(read_calendar_name(cursor, &WEEKDAYS, count)?),
         'a' => found.afternoon = Some(read_name(cursor, &["AM", "PM"])? == 1),
@@ -428,9 +365,7 @@ fn read_field(
         }
         'H' => found.hour = Some(in_range(number(count, 2, adjacent, cursor)?, 0, 23)?),
         'k' => found.hour = Some(in_range(number(count, 2, adjacent, cursor)?, 1, 24)? % 24),
-        'h' => {
-            found.half_day_hour = Some(in_range(number(count, 2, adjacent, cursor)?, 1, 12)? % 12)
-        }
+        'h' => found.half_day_hour = Some(in_range(number(count, 2, adjacent, cursor)?, 1, 12)? % 12),
         'K' => found.half_day_hour = Some(in_range(number(count, 2, adjacent, cursor)?, 0, 11)?),
         'm' => found.minute = in_range(number(count, 2, adjacent, cursor)?, 0, 59)?,
         's' => found.second = in_range(number(count, 2, adjacent, cursor)?, 0, 59)?,
@@ -523,57 +458,27 @@ mod tests {
             ("yyyy[-MM]", "2024-03"),
             ("QQQ q QQQQ", "Q1 1 1st quarter"),
             ("SSSSSS n", "123456 123456000"),
-            (
-                "VV z O x xx xxx Z ZZZZ",
-                "UTC UTC GMT +00 +0000 +00:00 +0000 GMT",
-            ),
+            ("VV z O x xx xxx Z ZZZZ", "UTC UTC GMT +00 +0000 +00:00 +0000 GMT"),
         ];
         for (pattern, expected) in table {
-            let written = JavaPattern::new(pattern)
-                .unwrap()
-                .format(moment("2024-03-05 07:08:09.123456"));
+            let written = JavaPattern::new(pattern).unwrap().format(moment("2024-03-05 07:08:09.123456"));
             assert_eq!(written, expected, "{pattern}");
         }
-        assert_eq!(
-            JavaPattern::new("hh a kk")
-                .unwrap()
-                .format(moment("2024-01-01 00:00:00")),
-            "12 AM 24"
-        );
+        assert_eq!(JavaPattern::new("hh a kk").unwrap().format(moment("2024-01-01 00:00:00")), "12 AM 24");
     }
 
     #[test]
     fn moments_are_read() {
         let table = [
-            (
-                "yyyy-MM-dd HH:mm:ss",
-                "2024-03-05 07:08:09",
-                Some("2024-03-05 07:08:09"),
-            ),
-            (
-                "yyyyMMddHHmmss",
-                "20240305070809",
-                Some("2024-03-05 07:08:09"),
-            ),
+            ("yyyy-MM-dd HH:mm:ss", "2024-03-05 07:08:09", Some("2024-03-05 07:08:09")),
+            ("yyyyMMddHHmmss", "20240305070809", Some("2024-03-05 07:08:09")),
             ("d/M/yyyy", "5/3/2024", Some("2024-03-05")),
             ("dd-MMM-yy", "05-mar-24", Some("2024-03-05")),
-            (
-                "EEEE d MMMM yyyy",
-                "Tuesday 5 March 2024",
-                Some("2024-03-05"),
-            ),
+            ("EEEE d MMMM yyyy", "Tuesday 5 March 2024", Some("2024-03-05")),
             ("hh:mm a", "12:30 am", Some("1970-01-01 00:30")),
             ("hh:mm a", "12:30 PM", Some("1970-01-01 12:30")),
-            (
-                "yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
-                "2024-03-05T07:08:09.5+02:00",
-                Some("2024-03-05 05:08:09.5"),
-            ),
-            (
-                "yyyy-MM-dd HH:mm z",
-                "2024-03-05 07:08 Europe/Berlin",
-                Some("2024-03-05 06:08"),
-            ),
+            ("yyyy-MM-dd'T'HH:mm:ss.SSSXXX", "2024-03-05T07:08:09.5+02:00", Some("2024-03-05 05:08:09.5")),
+            ("yyyy-MM-dd HH:mm z", "2024-03-05 07:08 Europe/Berlin", Some("2024-03-05 06:08")),
             ("yyyy-MM-dd[ HH:mm]", "2024-03-05", Some("2024-03-05")),
             ("yyyy-DDD", "2024-065", Some("2024-03-05")),
             ("EEE yyyy-MM-dd", "Mon 2024-03-05", None),
@@ -584,25 +489,13 @@ mod tests {
         ];
         for (pattern, text, expected) in table {
             let read = JavaPattern::new(pattern).unwrap().parse(text);
-            assert_eq!(
-                read,
-                expected.map(|e| instant::try_timestamp(e).unwrap()),
-                "{text} as {pattern}"
-            );
+            assert_eq!(read, expected.map(|e| instant::try_timestamp(e).unwrap()), "{text} as {pattern}");
         }
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for pattern in [
-            "YYYY-MM-dd",
-            "yyyy-MM-dd'T",
-            "yyyy]",
-            "[yyyy",
-            "b",
-            "HHH",
-            "uuuu",
-        ] {
+        for pattern in ["YYYY-MM-dd", "yyyy-MM-dd'T", "yyyy]", "[yyyy", "b", "HHH", "uuuu"] {
             assert!(JavaPattern::new(pattern).is_err(), "{pattern}");
         }
     }

@@ -18,27 +18,9 @@ pub(super) fn functions() -> Vec<Function> {
     let list = || Returns::Type(list_of(DataType::Utf8));
     let int = || Returns::Type(DataType::Int32);
     vec![
-        Function::new(
-            "get_json_object(json, path)",
-            &[Text, Text],
-            2,
-            text(),
-            get_json_object,
-        ),
-        Function::new(
-            "json_array_length(json)",
-            &[Text],
-            1,
-            int(),
-            json_array_length,
-        ),
-        Function::new(
-            "json_object_keys(json)",
-            &[Text],
-            1,
-            list(),
-            json_object_keys,
-        ),
+        Function::new("get_json_object(json, path)", &[Text, Text], 2, text(), get_json_object),
+        Function::new("json_array_length(json)", &[Text], 1, int(), json_array_length),
+        Function::new("json_object_keys(json)", &[Text], 1, list(), json_object_keys),
     ]
 }
 
@@ -103,12 +85,8 @@ fn follow<'a>(json: &'a Json, steps: &[Step], found: &mut Vec<&'a Json>) {
                 follow(element, rest, found);
             }
         }
-        (Step::AllElements, Json::Array(elements)) => {
-            elements.iter().for_each(|e| follow(e, rest, found))
-        }
-        (Step::AllMembers, Json::Object(members)) => {
-            members.iter().for_each(|(_, m)| follow(m, rest, found))
-        }
+        (Step::AllElements, Json::Array(elements)) => elements.iter().for_each(|e| follow(e, rest, found)),
+        (Step::AllMembers, Json::Object(members)) => members.iter().for_each(|(_, m)| follow(m, rest, found)),
         _ => {}
     }
 }
@@ -117,9 +95,7 @@ fn follow<'a>(json: &'a Json, steps: &[Step], found: &mut Vec<&'a Json>) {
 fn extract(json: &Json, steps: &[Step]) -> Option<String> {
     let mut found = Vec::new();
     follow(json, steps, &mut found);
-    let wild = steps
-        .iter()
-        .any(|step| matches!(step, Step::AllElements | Step::AllMembers));
+    let wild = steps.iter().any(|step| matches!(step, Step::AllElements | Step::AllMembers));
     match found.as_slice() {
         [] => None,
         [one] if wild => Some(one.to_string()),
@@ -140,9 +116,7 @@ fn get_json_object(args: &Arguments) -> Result<ArrayRef> {
         };
         let known = last.take().filter(|(text, _)| text == path);
         let (_, steps) = last.insert(known.unwrap_or_else(|| (path.to_string(), parse_path(path))));
-        Ok(steps
-            .as_ref()
-            .and_then(|steps| extract(&Json::parse(document)?, steps)))
+        Ok(steps.as_ref().and_then(|steps| extract(&Json::parse(document)?, steps)))
     })
 }
 
@@ -164,9 +138,7 @@ fn json_object_keys(args: &Arguments) -> Result<ArrayRef> {
             lists.append(false);
             continue;
         };
-        members
-            .iter()
-            .for_each(|(name, _)| lists.values().append_value(name));
+        members.iter().for_each(|(name, _)| lists.values().append_value(name));
         lists.append(true);
     }
     Ok(Arc::new(lists.finish()))
@@ -178,8 +150,7 @@ mod tests {
 
     #[test]
     fn paths_are_followed() {
-        let document =
-            || s(r#"{"z":{"y":1,"x":"t"},"a":[{"b":"one"},{"b":2.50}],"n":null,"k.l":true}"#);
+        let document = || s(r#"{"z":{"y":1,"x":"t"},"a":[{"b":"one"},{"b":2.50}],"n":null,"k.l":true}"#);
         let table = [
             ("$.z.x", "t"),
             ("$.z", r#"{"y":1,"x":"t"}"#),

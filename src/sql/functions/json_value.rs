@@ -33,11 +33,7 @@ impl Json {
     /// Returns the member called `name`; where there are several, the last.
     pub(super) fn member(&self, name: &str) -> Option<&Json> {
         match self {
-            Self::Object(members) => members
-                .iter()
-                .rev()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value),
+            Self::Object(members) => members.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value),
             _ => None,
         }
     }

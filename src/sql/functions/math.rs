@@ -13,48 +13,20 @@ pub(super) fn functions() -> Vec<Function> {
     let double = || Returns::Type(DataType::Float64);
     vec![
         Function::new("log([base, ]number)", &[Double, Double], 1, double(), log),
-        Function::new("ln(number)", &[Double], 1, double(), |args| {
-            logarithm(args, f64::ln)
-        }),
-        Function::new("log2(number)", &[Double], 1, double(), |args| {
-            logarithm(args, f64::log2)
-        }),
-        Function::new("log10(number)", &[Double], 1, double(), |args| {
-            logarithm(args, f64::log10)
-        }),
+        Function::new("ln(number)", &[Double], 1, double(), |args| logarithm(args, f64::ln)),
+        Function::new("log2(number)", &[Double], 1, double(), |args| logarithm(args, f64::log2)),
+        Function::new("log10(number)", &[Double], 1, double(), |args| logarithm(args, f64::log10)),
         Function::new("log1p(number)", &[Double], 1, double(), log1p),
-        Function::new(
-            "bround(number[, decimals])",
-            &[Double, Int],
-            1,
-            double(),
-            bround,
-        ),
-        Function::new(
-            "conv(number, from_base, to_base)",
-            &[Text, Int, Int],
-            3,
-            Returns::Type(DataType::Utf8),
-            conv,
-        ),
-        Function::new("e()", &[], 0, double(), |args| {
-            doubles(args.rows(), |_| Ok(Some(std::f64::consts::E)))
-        }),
-        Function::new(
-            "positive(number)",
-            &[Anything],
-            1,
-            Returns::From(same_type),
-            |args| args.array(0),
-        ),
+        Function::new("bround(number[, decimals])", &[Double, Int], 1, double(), bround),
+        Function::new("conv(number, from_base, to_base)", &[Text, Int, Int], 3, Returns::Type(DataType::Utf8), conv),
+        Function::new("e()", &[], 0, double(), |args| doubles(args.rows(), |_| Ok(Some(std::f64::consts::E)))),
+        Function::new("positive(number)", &[Anything], 1, Returns::From(same_type), |args| args.array(0)),
     ]
 }
 
 fn logarithm(args: &Arguments, logarithm: fn(f64) -> f64) -> Result<ArrayRef> {
     let values = args.doubles(0)?;
-    doubles(args.rows(), |row| {
-        Ok(values.get(row).filter(|x| has_logarithm(*x)).map(logarithm))
-    })
+    doubles(args.rows(), |row| Ok(values.get(row).filter(|x| has_logarithm(*x)).map(logarithm)))
 }
 
 /// NaN has one, which is NaN.
@@ -69,9 +41,7 @@ fn log(args: &Arguments) -> Result<ArrayRef> {
     let (bases, values) = (args.doubles(0)?, args.doubles(1)?);
     doubles(args.rows(), |row| {
         Ok(match (bases.get(row), values.get(row)) {
-            (Some(base), Some(x)) if has_logarithm(base) && has_logarithm(x) => {
-                Some(x.ln() / base.ln())
-            }
+            (Some(base), Some(x)) if has_logarithm(base) && has_logarithm(x) => Some(x.ln() / base.ln()),
             _ => None,
         })
     })
@@ -79,25 +49,14 @@ fn log(args: &Arguments) -> Result<ArrayRef> {
 
 fn log1p(args: &Arguments) -> Result<ArrayRef> {
     let values = args.doubles(0)?;
-    doubles(args.rows(), |row| {
-        Ok(values
-            .get(row)
-            .filter(|x| has_logarithm(x + 1.0))
-            .map(f64::ln_1p))
-    })
+    doubles(args.rows(), |row| Ok(values.get(row).filter(|x| has_logarithm(x + 1.0)).map(f64::ln_1p)))
 }
 
 fn bround(args: &Arguments) -> Result<ArrayRef> {
     let values = args.doubles(0)?;
-    let decimals = if args.len() > 1 {
-        Some(args.ints(1)?)
-    } else {
-        None
-    };
+    let decimals = if args.len() > 1 { Some(args.ints(1)?) } else { None };
     doubles(args.rows(), |row| {
-        let decimals = decimals
-            .as_ref()
-            .map_or(Some(0), |decimals| decimals.get(row));
+        let decimals = decimals.as_ref().map_or(Some(0), |decimals| decimals.get(row));
         Ok(match (values.get(row), decimals) {
             (Some(x), Some(decimals)) => Some(round_half_even(x, decimals)),
             _ => None,
@@ -118,12 +77,10 @@ fn round_half_even(x: f64, decimals: i32) -> f64 {
 fn conv(args: &Arguments) -> Result<ArrayRef> {
     let (numbers, from_bases, to_bases) = (args.text(0)?, args.ints(1)?, args.ints(2)?);
     texts(args.rows(), |row| {
-        Ok(
-            match (numbers.get(row), from_bases.get(row), to_bases.get(row)) {
-                (Some(number), Some(from), Some(to)) => convert(number.trim(), from, to),
-                _ => None,
-            },
-        )
+        Ok(match (numbers.get(row), from_bases.get(row), to_bases.get(row)) {
+            (Some(number), Some(from), Some(to)) => convert(number.trim(), from, to),
+            _ => None,
+        })
     })
 }
 
@@ -139,19 +96,10 @@ fn convert(number: &str, from: i32, to: i32) -> Option<String> {
         Some(digits) => (true, digits),
         None => (false, number),
     };
-    let magnitude = digits
-        .chars()
-        .map_while(|c| c.to_digit(from))
-        .fold(0_u64, |sum, digit| {
-            sum.checked_mul(u64::from(from))
-                .and_then(|sum| sum.checked_add(u64::from(digit)))
-                .unwrap_or(u64::MAX)
-        });
-    let bits = if negative {
-        magnitude.wrapping_neg()
-    } else {
-        magnitude
-    };
+    let magnitude = digits.chars().map_while(|c| c.to_digit(from)).fold(0_u64, |sum, digit| {
+        sum.checked_mul(u64::from(from)).and_then(|sum| sum.checked_add(u64::from(digit))).unwrap_or(u64::MAX)
+    });
+    let bits = if negative { magnitude.wrapping_neg() } else { magnitude };
     let (sign, mut rest) = match to < 0 && (bits as i64) < 0 {
         true => ("-", bits.wrapping_neg()),
         false => ("", bits),
@@ -186,11 +134,7 @@ mod tests {
             ("bround", vec![double(25.0), long(-1)], "20.0"),
             ("conv", vec![s("100"), long(2), long(10)], "4"),
             ("conv", vec![long(-10), long(16), long(-10)], "-16"),
-            (
-                "conv",
-                vec![s("-1"), long(10), long(16)],
-                "FFFFFFFFFFFFFFFF",
-            ),
+            ("conv", vec![s("-1"), long(10), long(16)], "FFFFFFFFFFFFFFFF"),
             ("conv", vec![s("11"), long(1), long(10)], "NULL"),
         ]);
     }

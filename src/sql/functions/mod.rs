@@ -48,11 +48,7 @@ pub fn scalar_functions() -> Vec<ScalarUDF> {
         to_json::functions(),
     ];
     let own = own.into_iter().flatten().map(ScalarUDF::from);
-    aliases::scalar_functions()
-        .into_iter()
-        .chain(calendar::recast())
-        .chain(own)
-        .collect()
+    aliases::scalar_functions().into_iter().chain(calendar::recast()).chain(own).collect()
 }
 
 /// Returns the aggregate functions, to be registered after those of DataFusion and `datafusion-spark`.

@@ -11,9 +11,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
-use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
 
 use super::constant::constant;
 use super::function::{is_text, list_of};
@@ -52,14 +50,10 @@ impl AggregateUDFImpl for PercentileApprox {
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         if !(2..=3).contains(&arg_types.len()) {
-            return Err(
-                Error::invalid_query(format!("write {NAME}(value, share[, accuracy])")).into(),
-            );
+            return Err(Error::invalid_query(format!("write {NAME}(value, share[, accuracy])")).into());
         }
         let value = match &arg_types[0] {
-            t if t.is_numeric() || matches!(t, DataType::Date32 | DataType::Timestamp(_, _)) => {
-                t.clone()
-            }
+            t if t.is_numeric() || matches!(t, DataType::Date32 | DataType::Timestamp(_, _)) => t.clone(),
             t if t.is_null() || is_text(t) => DataType::Float64,
             other => {
                 let message = format!("{NAME} takes numbers, dates and timestamps, not {other}");
@@ -70,10 +64,7 @@ impl AggregateUDFImpl for PercentileApprox {
             DataType::List(_) => list_of(DataType::Float64),
             _ => DataType::Float64,
         };
-        Ok([value, share, DataType::Int64]
-            .into_iter()
-            .take(arg_types.len())
-            .collect())
+        Ok([value, share, DataType::Int64].into_iter().take(arg_types.len()).collect())
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
@@ -84,38 +75,23 @@ impl AggregateUDFImpl for PercentileApprox {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        let list = |part: &str, element| {
-            Arc::new(Field::new(
-                format_state_name(args.name, part),
-                list_of(element),
-                true,
-            ))
-        };
-        Ok(vec![
-            list("values", DataType::Float64),
-            list("weights", DataType::Int64),
-            list("slacks", DataType::Int64),
-        ])
+        let list =
+            |part: &str, element| Arc::new(Field::new(format_state_name(args.name, part), list_of(element), true));
+        Ok(vec![list("values", DataType::Float64), list("weights", DataType::Int64), list("slacks", DataType::Int64)])
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let [_, share, ..] = args.exprs else {
-            return Err(
-                Error::invalid_query(format!("write {NAME}(value, share[, accuracy])")).into(),
-            );
+            return Err(Error::invalid_query(format!("write {NAME}(value, share[, accuracy])")).into());
         };
         let (shares, many) = shares(&constant(share, "the share of percentile_approx")?)?;
         let accuracy = match args.exprs.get(2) {
             None => DEFAULT_ACCURACY,
             Some(accuracy) => {
-                match constant(accuracy, "the accuracy of percentile_approx")?
-                    .cast_to(&DataType::Int64)?
-                {
+                match constant(accuracy, "the accuracy of percentile_approx")?.cast_to(&DataType::Int64)? {
                     ScalarValue::Int64(Some(accuracy)) if accuracy > 0 => accuracy,
                     other => {
-                        let message = format!(
-                            "the accuracy of {NAME} is a whole number above zero, not {other}"
-                        );
+                        let message = format!("the accuracy of {NAME} is a whole number above zero, not {other}");
                         return Err(Error::invalid_query(message).into());
                     }
                 }
@@ -145,13 +121,8 @@ fn shares(given: &ScalarValue) -> Result<(Vec<f64>, bool)> {
     let array = cast(&array, &DataType::Float64)?;
     let shares: Option<Vec<f64>> = array.as_primitive::<Float64Type>().iter().collect();
     match shares {
-        Some(shares) if shares.iter().all(|share| (0.0..=1.0).contains(share)) => {
-            Ok((shares, many))
-        }
-        _ => Err(Error::invalid_query(format!(
-            "a share of {NAME} lies between 0 and 1; {given} does not"
-        ))
-        .into()),
+        Some(shares) if shares.iter().all(|share| (0.0..=1.0).contains(share)) => Ok((shares, many)),
+        _ => Err(Error::invalid_query(format!("a share of {NAME} lies between 0 and 1; {given} does not")).into()),
     }
 }
 
@@ -190,11 +161,7 @@ impl Accumulator for Percentiles {
             None => Arc::clone(&values[0]),
         };
         let numbers = cast(&numbers, &DataType::Float64)?;
-        numbers
-            .as_primitive::<Float64Type>()
-            .iter()
-            .flatten()
-            .for_each(|number| self.summary.insert(number));
+        numbers.as_primitive::<Float64Type>().iter().flatten().for_each(|number| self.summary.insert(number));
         Ok(())
     }
 
@@ -213,10 +180,7 @@ impl Accumulator for Percentiles {
             Some(only) if !self.many => Ok(only),
             last => {
                 found.extend(last);
-                Ok(ScalarValue::List(ScalarValue::new_list_nullable(
-                    &found,
-                    &self.value_type,
-                )))
+                Ok(ScalarValue::List(ScalarValue::new_list_nullable(&found, &self.value_type)))
             }
         }
     }
@@ -235,14 +199,10 @@ impl Accumulator for Percentiles {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        let (values, weights, slacks) = (
-            states[0].as_list::<i32>(),
-            states[1].as_list::<i32>(),
-            states[2].as_list::<i32>(),
-        );
+        let (values, weights, slacks) =
+            (states[0].as_list::<i32>(), states[1].as_list::<i32>(), states[2].as_list::<i32>());
         for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
-            let (values, weights, slacks) =
-                (values.value(row), weights.value(row), slacks.value(row));
+            let (values, weights, slacks) = (values.value(row), weights.value(row), slacks.value(row));
             self.summary.merge(QuantileSummary::from_parts(
                 self.relative_error,
                 values.as_primitive::<Float64Type>().values(),
@@ -258,9 +218,7 @@ impl Accumulator for Percentiles {
 fn one_list(elements: ArrayRef) -> Result<ScalarValue> {
     let field = Arc::new(Field::new_list_field(elements.data_type().clone(), true));
     let offsets = OffsetBuffer::from_lengths([elements.len()]);
-    Ok(ScalarValue::List(Arc::new(ListArray::try_new(
-        field, offsets, elements, None,
-    )?)))
+    Ok(ScalarValue::List(Arc::new(ListArray::try_new(field, offsets, elements, None)?)))
 }
 
 #[cfg(test)]
@@ -274,31 +232,18 @@ mod tests {
     fn a_value_of_the_column_is_given() {
         let half = ScalarValue::Float64(Some(0.5));
         let halves: ArrayRef = half.to_array_of_size(4).unwrap();
-        let numbers: ArrayRef =
-            Arc::new(Int32Array::from(vec![Some(10), None, Some(30), Some(20)]));
+        let numbers: ArrayRef = Arc::new(Int32Array::from(vec![Some(10), None, Some(30), Some(20)]));
         let median = aggregate(function(), &[DataType::Int32], std::slice::from_ref(&half));
-        assert_eq!(
-            aggregated(&median, &[Arc::clone(&numbers), Arc::clone(&halves)]),
-            "20"
-        );
+        assert_eq!(aggregated(&median, &[Arc::clone(&numbers), Arc::clone(&halves)]), "20");
         let days: ArrayRef = Arc::new(Date32Array::from(vec![1, 2, 3, 4]));
         let median = aggregate(function(), &[DataType::Date32], &[half]);
         assert_eq!(aggregated(&median, &[days, halves]), "1970-01-03");
         let nothing: ArrayRef = Arc::new(Int32Array::from(vec![None::<i32>; 4]));
-        let quartiles = [
-            ScalarValue::Float64(Some(0.25)),
-            ScalarValue::Float64(Some(1.0)),
-        ];
-        let quartiles = ScalarValue::List(ScalarValue::new_list_nullable(
-            &quartiles,
-            &DataType::Float64,
-        ));
+        let quartiles = [ScalarValue::Float64(Some(0.25)), ScalarValue::Float64(Some(1.0))];
+        let quartiles = ScalarValue::List(ScalarValue::new_list_nullable(&quartiles, &DataType::Float64));
         let column = quartiles.to_array_of_size(4).unwrap();
         let both = aggregate(function(), &[DataType::Int32], &[quartiles]);
-        assert_eq!(
-            aggregated(&both, &[numbers, Arc::clone(&column)]),
-            "[10, 30]"
-        );
+        assert_eq!(aggregated(&both, &[numbers, Arc::clone(&column)]), "[10, 30]");
         assert_eq!(aggregated(&both, &[nothing, column]), "NULL");
     }
 

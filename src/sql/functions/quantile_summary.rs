@@ -38,31 +38,14 @@ pub(super) struct Parts {
 impl QuantileSummary {
     /// Makes an empty summary whose answers may be off by `relative_error` of the count, in rank.
     pub(super) fn new(relative_error: f64) -> Self {
-        Self {
-            relative_error,
-            samples: Vec::new(),
-            pending: Vec::new(),
-        }
+        Self { relative_error, samples: Vec::new(), pending: Vec::new() }
     }
 
     /// Puts a summary together again.
-    pub(super) fn from_parts(
-        relative_error: f64,
-        values: &[f64],
-        weights: &[i64],
-        slacks: &[i64],
-    ) -> Self {
+    pub(super) fn from_parts(relative_error: f64, values: &[f64], weights: &[i64], slacks: &[i64]) -> Self {
         let parts = values.iter().zip(weights).zip(slacks);
-        let samples = parts.map(|((value, weight), slack)| Sample {
-            value: *value,
-            weight: *weight,
-            slack: *slack,
-        });
-        Self {
-            relative_error,
-            samples: samples.collect(),
-            pending: Vec::new(),
-        }
+        let samples = parts.map(|((value, weight), slack)| Sample { value: *value, weight: *weight, slack: *slack });
+        Self { relative_error, samples: samples.collect(), pending: Vec::new() }
     }
 
     /// Takes the summary apart; it stays as it is.
@@ -123,12 +106,7 @@ impl QuantileSummary {
         if quantile >= 1.0 - self.relative_error {
             return Some(last.value);
         }
-        let allowed = self
-            .samples
-            .iter()
-            .map(|sample| sample.weight + sample.slack)
-            .max()? as f64
-            / 2.0;
+        let allowed = self.samples.iter().map(|sample| sample.weight + sample.slack).max()? as f64 / 2.0;
         let wanted = (quantile * count(&self.samples) as f64).ceil();
         let mut least_rank = 0;
         for sample in &self.samples {
@@ -164,16 +142,8 @@ impl QuantileSummary {
             }
             count += 1;
             let is_end = merged.is_empty() || (i == last && old.peek().is_none());
-            let slack = if is_end {
-                0
-            } else {
-                gap(self.relative_error, count)
-            };
-            merged.push(Sample {
-                value,
-                weight: 1,
-                slack,
-            });
+            let slack = if is_end { 0 } else { gap(self.relative_error, count) };
+            merged.push(Sample { value, weight: 1, slack });
         }
         merged.extend(old);
         self.samples = merged;
@@ -228,17 +198,8 @@ mod tests {
     #[test]
     fn few_numbers_are_answered_exactly() {
         let mut summary = QuantileSummary::new(1e-4);
-        [4.0, 1.0, 3.0, 2.0]
-            .into_iter()
-            .for_each(|value| summary.insert(value));
-        let table = [
-            (0.0, 1.0),
-            (0.25, 1.0),
-            (0.5, 2.0),
-            (0.51, 3.0),
-            (0.75, 3.0),
-            (1.0, 4.0),
-        ];
+        [4.0, 1.0, 3.0, 2.0].into_iter().for_each(|value| summary.insert(value));
+        let table = [(0.0, 1.0), (0.25, 1.0), (0.5, 2.0), (0.51, 3.0), (0.75, 3.0), (1.0, 4.0)];
         for (quantile, expected) in table {
             assert_eq!(summary.quantile(quantile), Some(expected), "{quantile}");
         }
@@ -256,19 +217,10 @@ mod tests {
             let mut summary = QuantileSummary::new(error);
             part.iter().for_each(|value| summary.insert(*value));
             let parts = summary.parts();
-            merged.merge(QuantileSummary::from_parts(
-                error,
-                &parts.values,
-                &parts.weights,
-                &parts.slacks,
-            ));
+            merged.merge(QuantileSummary::from_parts(error, &parts.values, &parts.weights, &parts.slacks));
         }
         for summary in [&mut whole, &mut merged] {
-            assert!(
-                summary.parts().values.len() < count / 5,
-                "{}",
-                summary.parts().values.len()
-            );
+            assert!(summary.parts().values.len() < count / 5, "{}", summary.parts().values.len());
             for quantile in [0.01, 0.25, 0.5, 0.9, 0.999] {
                 let found = summary.quantile(quantile).unwrap();
                 let off = (found - quantile * count as f64).abs() / count as f64;

@@ -8,9 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{
-    AggregateUDF, ColumnarValue, EmitTo, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-};
+use datafusion::logical_expr::{AggregateUDF, ColumnarValue, EmitTo, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
@@ -40,10 +38,7 @@ pub(super) fn day(text: &str) -> ScalarValue {
 fn scalar(name: &str) -> ScalarUDF {
     let named = |f: &ScalarUDF| f.name() == name || f.aliases().iter().any(|alias| alias == name);
     // what is registered later wins
-    super::scalar_functions()
-        .into_iter()
-        .rfind(named)
-        .unwrap_or_else(|| panic!("there is no {name}"))
+    super::scalar_functions().into_iter().rfind(named).unwrap_or_else(|| panic!("there is no {name}"))
 }
 
 fn invoke(name: &str, args: &[ScalarValue], columns: bool) -> Result<ScalarValue> {
@@ -53,20 +48,11 @@ fn invoke(name: &str, args: &[ScalarValue], columns: bool) -> Result<ScalarValue
         Ok(types) => types,
         Err(_) => given,
     };
-    let args: Vec<ScalarValue> = args
-        .iter()
-        .zip(&types)
-        .map(|(arg, t)| arg.cast_to(t))
-        .collect::<Result<_>>()?;
-    let fields: Vec<FieldRef> = types
-        .iter()
-        .map(|t| Arc::new(Field::new("a", t.clone(), true)))
-        .collect();
+    let args: Vec<ScalarValue> = args.iter().zip(&types).map(|(arg, t)| arg.cast_to(t)).collect::<Result<_>>()?;
+    let fields: Vec<FieldRef> = types.iter().map(|t| Arc::new(Field::new("a", t.clone(), true))).collect();
     let literals: Vec<Option<&ScalarValue>> = args.iter().map(Some).collect();
-    let return_field = function.return_field_from_args(ReturnFieldArgs {
-        arg_fields: &fields,
-        scalar_arguments: &literals,
-    })?;
+    let return_field =
+        function.return_field_from_args(ReturnFieldArgs { arg_fields: &fields, scalar_arguments: &literals })?;
     let mut values: Vec<ColumnarValue> = args.iter().cloned().map(ColumnarValue::Scalar).collect();
     if let (true, Some(first)) = (columns, values.first_mut()) {
         *first = ColumnarValue::Array(args[0].to_array_of_size(3)?);
@@ -96,8 +82,7 @@ pub(super) fn call(name: &str, args: &[ScalarValue]) -> Result<ScalarValue> {
 pub(super) fn check(table: &[(&str, Vec<ScalarValue>, &str)]) {
     for (name, args, expected) in table {
         for columns in [false, true] {
-            let value = invoke(name, args, columns)
-                .unwrap_or_else(|error| panic!("{name}{args:?}: {error}"));
+            let value = invoke(name, args, columns).unwrap_or_else(|error| panic!("{name}{args:?}: {error}"));
             assert_eq!(show(&value), *expected, "{name}{args:?}");
         }
     }
@@ -116,16 +101,10 @@ pub(super) fn aggregate(
     types: &[DataType],
     constants: &[ScalarValue],
 ) -> AggregateFunctionExpr {
-    let fields = types
-        .iter()
-        .enumerate()
-        .map(|(i, t)| Field::new(format!("c{i}"), t.clone(), true));
+    let fields = types.iter().enumerate().map(|(i, t)| Field::new(format!("c{i}"), t.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let columns = (0..types.len())
-        .map(|i| Arc::new(Column::new(&format!("c{i}"), i)) as Arc<dyn PhysicalExpr>);
-    let constants = constants
-        .iter()
-        .map(|c| Arc::new(Literal::new(c.clone())) as Arc<dyn PhysicalExpr>);
+    let columns = (0..types.len()).map(|i| Arc::new(Column::new(&format!("c{i}"), i)) as Arc<dyn PhysicalExpr>);
+    let constants = constants.iter().map(|c| Arc::new(Literal::new(c.clone())) as Arc<dyn PhysicalExpr>);
     AggregateExprBuilder::new(Arc::new(function), columns.chain(constants).collect())
         .schema(schema)
         .alias("result")
@@ -140,26 +119,14 @@ pub(super) fn aggregated(function: &AggregateFunctionExpr, args: &[ArrayRef]) ->
     let mut whole = function.create_accumulator().unwrap();
     whole.update_batch(args).unwrap();
     let mut merged = function.create_accumulator().unwrap();
-    let state_types: Vec<DataType> = function
-        .state_fields()
-        .unwrap()
-        .iter()
-        .map(|field| field.data_type().clone())
-        .collect();
+    let state_types: Vec<DataType> =
+        function.state_fields().unwrap().iter().map(|field| field.data_type().clone()).collect();
     for row in 0..rows {
         let slices: Vec<ArrayRef> = args.iter().map(|arg| arg.slice(row, 1)).collect();
         let mut one = function.create_accumulator().unwrap();
         one.update_batch(&slices).unwrap();
-        let state: Vec<ArrayRef> = one
-            .state()
-            .unwrap()
-            .iter()
-            .map(|value| value.to_array().unwrap())
-            .collect();
-        let types: Vec<DataType> = state
-            .iter()
-            .map(|column| column.data_type().clone())
-            .collect();
+        let state: Vec<ArrayRef> = one.state().unwrap().iter().map(|value| value.to_array().unwrap()).collect();
+        let types: Vec<DataType> = state.iter().map(|column| column.data_type().clone()).collect();
         assert_eq!(types, state_types, "the state is what its fields promise");
         merged.merge_batch(&state).unwrap();
     }
@@ -176,11 +143,7 @@ pub(super) fn aggregated(function: &AggregateFunctionExpr, args: &[ArrayRef]) ->
         for mut accumulator in [groups, merged] {
             let values = accumulator.evaluate(EmitTo::All).unwrap();
             assert_eq!(values.len(), 2);
-            assert_eq!(
-                show(&ScalarValue::try_from_array(&values, 1).unwrap()),
-                result,
-                "groups"
-            );
+            assert_eq!(show(&ScalarValue::try_from_array(&values, 1).unwrap()), result, "groups");
         }
     }
     result
@@ -190,23 +153,11 @@ pub(super) fn aggregated(function: &AggregateFunctionExpr, args: &[ArrayRef]) ->
 fn a_name_is_given_once() {
     let mut names = HashSet::new();
     for function in super::scalar_functions() {
-        for name in
-            std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str))
-        {
+        for name in std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str)) {
             assert!(names.insert(name.to_string()), "{name} is given twice");
         }
     }
-    for wanted in [
-        "split",
-        "nvl",
-        "lcase",
-        "date_add",
-        "to_date",
-        "from_json",
-        "hash",
-        "chr",
-        "sequence",
-    ] {
+    for wanted in ["split", "nvl", "lcase", "date_add", "to_date", "from_json", "hash", "chr", "sequence"] {
         assert!(names.contains(wanted), "{wanted}");
     }
 }
@@ -214,9 +165,6 @@ fn a_name_is_given_once() {
 #[test]
 fn whole_numbers_of_a_query_are_taken_where_narrow_ones_are_meant() {
     let long = ScalarValue::Int64(Some(3));
-    assert_eq!(
-        show(&call("date_add", &[s("2024-02-28"), long.clone()]).unwrap()),
-        "2024-03-02"
-    );
+    assert_eq!(show(&call("date_add", &[s("2024-02-28"), long.clone()]).unwrap()), "2024-03-02");
     assert_eq!(show(&call("space", &[long]).unwrap()), "   ");
 }

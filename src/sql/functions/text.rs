@@ -14,46 +14,21 @@ pub(super) fn functions() -> Vec<Function> {
     let text = || Returns::Type(DataType::Utf8);
     let int = || Returns::Type(DataType::Int32);
     vec![
-        Function::new(
-            "locate(part, text[, from])",
-            &[Text, Text, Int],
-            2,
-            int(),
-            locate,
-        )
-        .also(&["position", "charindex"]),
+        Function::new("locate(part, text[, from])", &[Text, Text, Int], 2, int(), locate)
+            .also(&["position", "charindex"]),
         Function::new("instr(text, part)", &[Text, Text], 2, int(), instr),
-        Function::new(
-            "replace(text, search[, replacement])",
-            &[Text, Text, Text],
-            2,
-            text(),
-            replace,
-        ),
-        Function::new(
-            "format_number(number, decimals)",
-            &[Double, Int],
-            2,
-            text(),
-            format_number,
-        ),
+        Function::new("replace(text, search[, replacement])", &[Text, Text, Text], 2, text(), replace),
+        Function::new("format_number(number, decimals)", &[Double, Int], 2, text(), format_number),
         Function::new("string(value)", &[Text], 1, text(), |args| args.array(0)),
     ]
 }
 
 /// Returns where `part` begins in `text` at or behind character `from`, 0 where it does not.
 fn position(text: &str, part: &str, from: i32) -> i32 {
-    let Some(skipped) = usize::try_from(from)
-        .ok()
-        .and_then(|from| from.checked_sub(1))
-    else {
+    let Some(skipped) = usize::try_from(from).ok().and_then(|from| from.checked_sub(1)) else {
         return 0;
     };
-    let start = if skipped == 0 {
-        Some(0)
-    } else {
-        text.char_indices().nth(skipped).map(|(start, _)| start)
-    };
+    let start = if skipped == 0 { Some(0) } else { text.char_indices().nth(skipped).map(|(start, _)| start) };
     let Some(start) = start else { return 0 };
     match text[start..].find(part) {
         Some(found) => i32::try_from(text[..start + found].chars().count() + 1).unwrap_or(i32::MAX),
@@ -63,11 +38,7 @@ fn position(text: &str, part: &str, from: i32) -> i32 {
 
 fn locate(args: &Arguments) -> Result<ArrayRef> {
     let (parts, values) = (args.text(0)?, args.text(1)?);
-    let from = if args.len() > 2 {
-        Some(args.ints(2)?)
-    } else {
-        None
-    };
+    let from = if args.len() > 2 { Some(args.ints(2)?) } else { None };
     ints(args.rows(), |row| {
         let from = match &from {
             // Spark finds nothing, and not NULL, from a position that is NULL
@@ -93,20 +64,12 @@ fn instr(args: &Arguments) -> Result<ArrayRef> {
 
 fn replace(args: &Arguments) -> Result<ArrayRef> {
     let (values, searches) = (args.text(0)?, args.text(1)?);
-    let replacements = if args.len() > 2 {
-        Some(args.text(2)?)
-    } else {
-        None
-    };
+    let replacements = if args.len() > 2 { Some(args.text(2)?) } else { None };
     texts(args.rows(), |row| {
-        let replacement = replacements
-            .as_ref()
-            .map_or(Some(""), |replacements| replacements.get(row));
+        let replacement = replacements.as_ref().map_or(Some(""), |replacements| replacements.get(row));
         Ok(match (values.get(row), searches.get(row), replacement) {
             (Some(text), Some(""), Some(_)) => Some(text.to_string()),
-            (Some(text), Some(search), Some(replacement)) => {
-                Some(text.replace(search, replacement))
-            }
+            (Some(text), Some(search), Some(replacement)) => Some(text.replace(search, replacement)),
             _ => None,
         })
     })
@@ -115,23 +78,17 @@ fn replace(args: &Arguments) -> Result<ArrayRef> {
 fn format_number(args: &Arguments) -> Result<ArrayRef> {
     let (values, decimals) = (args.doubles(0)?, args.ints(1)?);
     texts(args.rows(), |row| {
-        Ok(
-            match (values.get(row), decimals.get(row).map(usize::try_from)) {
-                (Some(number), Some(Ok(decimals))) => Some(with_separators(number, decimals)),
-                _ => None,
-            },
-        )
+        Ok(match (values.get(row), decimals.get(row).map(usize::try_from)) {
+            (Some(number), Some(Ok(decimals))) => Some(with_separators(number, decimals)),
+            _ => None,
+        })
     })
 }
 
 fn with_separators(number: f64, decimals: usize) -> String {
     if !number.is_finite() {
         let name = if number.is_nan() { "NaN" } else { "∞" };
-        return if number < 0.0 {
-            format!("-{name}")
-        } else {
-            name.to_string()
-        };
+        return if number < 0.0 { format!("-{name}") } else { name.to_string() };
     }
     let plain = format!("{:.decimals$}", number.abs());
     let (whole, fraction) = match plain.split_once('.') {
@@ -178,16 +135,8 @@ mod tests {
             ("replace", vec![s("ABCabc"), s("abc"), s("DEF")], "ABCDEF"),
             ("replace", vec![s("ABCabc"), s("abc")], "ABC"),
             ("replace", vec![s("abc"), s(""), s("-")], "abc"),
-            (
-                "format_number",
-                vec![double(12332.123456), long(4)],
-                "12,332.1235",
-            ),
-            (
-                "format_number",
-                vec![double(-1234567.0), long(0)],
-                "-1,234,567",
-            ),
+            ("format_number", vec![double(12332.123456), long(4)], "12,332.1235"),
+            ("format_number", vec![double(-1234567.0), long(0)], "-1,234,567"),
             ("format_number", vec![double(-0.001), long(2)], "0.00"),
             ("format_number", vec![double(1.0), long(-1)], "NULL"),
             ("ucase", vec![s("abc")], "ABC"),

@@ -18,13 +18,7 @@ use crate::error::Error;
 
 /// Returns the functions of this family.
 pub(super) fn functions() -> Vec<Function> {
-    vec![Function::new(
-        "to_json(value)",
-        &[Takes::Anything],
-        1,
-        Returns::Type(DataType::Utf8),
-        to_json,
-    )]
+    vec![Function::new("to_json(value)", &[Takes::Anything], 1, Returns::Type(DataType::Utf8), to_json)]
 }
 
 fn to_json(args: &Arguments) -> Result<ArrayRef> {
@@ -48,23 +42,17 @@ fn write_value(array: &ArrayRef, row: usize, out: &mut String) -> Result<()> {
         DataType::Utf8 => quote(out, array.as_string::<i32>().value(row))?,
         DataType::LargeUtf8 => quote(out, array.as_string::<i64>().value(row))?,
         DataType::Utf8View => quote(out, array.as_string_view().value(row))?,
-        DataType::Dictionary(_, values) => {
-            write_value(&cast(&array.slice(row, 1), values)?, 0, out)?
-        }
-        DataType::Float32 => write_double(
-            out,
-            f64::from(array.as_primitive::<Float32Type>().value(row)),
-            |out| write!(out, "{:?}", array.as_primitive::<Float32Type>().value(row)),
-        )?,
+        DataType::Dictionary(_, values) => write_value(&cast(&array.slice(row, 1), values)?, 0, out)?,
+        DataType::Float32 => write_double(out, f64::from(array.as_primitive::<Float32Type>().value(row)), |out| {
+            write!(out, "{:?}", array.as_primitive::<Float32Type>().value(row))
+        })?,
         DataType::Float64 => {
             let value = array.as_primitive::<Float64Type>().value(row);
             write_double(out, value, |out| write!(out, "{value:?}"))?;
         }
         DataType::Timestamp(_, _) => {
             let timestamp = cast(&array.slice(row, 1), &TIMESTAMP)?;
-            let micros = timestamp
-                .as_primitive::<TimestampMicrosecondType>()
-                .value(0);
+            let micros = timestamp.as_primitive::<TimestampMicrosecondType>().value(0);
             match instant::moment_of(micros) {
                 Some(moment) => quote(out, &moment.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())?,
                 None => out.push_str("null"),
@@ -98,10 +86,7 @@ fn write_value(array: &ArrayRef, row: usize, out: &mut String) -> Result<()> {
             out.push_str(&array_value_to_string(array, row)?);
         }
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-            return Err(Error::unsupported(
-                "to_json cannot take bytes; make them text with base64 first",
-            )
-            .into());
+            return Err(Error::unsupported("to_json cannot take bytes; make them text with base64 first").into());
         }
         _ => quote(out, &array_value_to_string(array, row)?)?,
     }
@@ -141,9 +126,7 @@ fn quote(out: &mut String, text: &str) -> Result<()> {
 }
 
 fn unwritten(error: std::fmt::Error) -> DataFusionError {
-    Error::internal("text could not be written to memory")
-        .with_source(error)
-        .into()
+    Error::internal("text could not be written to memory").with_source(error).into()
 }
 
 #[cfg(test)]
@@ -159,44 +142,19 @@ mod tests {
     #[test]
     fn values_become_documents() {
         let columns: Vec<(Arc<Field>, ArrayRef)> = vec![
-            (
-                Arc::new(Field::new("a", DataType::Int32, true)),
-                Arc::new(Int32Array::from(vec![1])),
-            ),
-            (
-                Arc::new(Field::new("b", DataType::Utf8, true)),
-                Arc::new(StringArray::from(vec!["x\"y"])),
-            ),
-            (
-                Arc::new(Field::new("c", DataType::Float64, true)),
-                Arc::new(Float64Array::from(vec![2.0])),
-            ),
-            (
-                Arc::new(Field::new("d", DataType::Utf8, true)),
-                Arc::new(StringArray::from(vec![None::<&str>])),
-            ),
+            (Arc::new(Field::new("a", DataType::Int32, true)), Arc::new(Int32Array::from(vec![1]))),
+            (Arc::new(Field::new("b", DataType::Utf8, true)), Arc::new(StringArray::from(vec!["x\"y"]))),
+            (Arc::new(Field::new("c", DataType::Float64, true)), Arc::new(Float64Array::from(vec![2.0]))),
+            (Arc::new(Field::new("d", DataType::Utf8, true)), Arc::new(StringArray::from(vec![None::<&str>]))),
         ];
         let row = ScalarValue::Struct(Arc::new(StructArray::from(columns)));
         check(&[("to_json", vec![row], r#"{"a":1,"b":"x\"y","c":2.0}"#)]);
-        let times = [
-            ts("2024-03-05 07:08:09.1234"),
-            ScalarValue::TimestampMicrosecond(None, None),
-        ];
-        let list = ScalarValue::List(ScalarValue::new_list_nullable(
-            &times,
-            &times[0].data_type(),
-        ));
-        check(&[(
-            "to_json",
-            vec![list],
-            r#"["2024-03-05T07:08:09.123Z",null]"#,
-        )]);
+        let times = [ts("2024-03-05 07:08:09.1234"), ScalarValue::TimestampMicrosecond(None, None)];
+        let list = ScalarValue::List(ScalarValue::new_list_nullable(&times, &times[0].data_type()));
+        check(&[("to_json", vec![list], r#"["2024-03-05T07:08:09.123Z",null]"#)]);
         let read = call(
             "from_json",
-            &[
-                ScalarValue::from(r#"{"k":{"x":null}}"#),
-                ScalarValue::from("map<string,map<string,int>>"),
-            ],
+            &[ScalarValue::from(r#"{"k":{"x":null}}"#), ScalarValue::from("map<string,map<string,int>>")],
         );
         check(&[("to_json", vec![read.unwrap()], r#"{"k":{"x":null}}"#)]);
     }

@@ -43,9 +43,7 @@ impl Pass {
                 clauses.identified_by.replace(name).is_some()
             } else if self.at_watermark(0) {
                 if source == Source::Joins {
-                    return Err(self.error(
-                        "WATERMARK stands behind one table: write it within the parentheses",
-                    ));
+                    return Err(self.error("WATERMARK stands behind one table: write it within the parentheses"));
                 }
                 let watermark = self.watermark()?;
                 clauses.watermark.replace(watermark).is_some()
@@ -53,10 +51,7 @@ impl Pass {
                 return Ok(clauses);
             };
             if twice {
-                return Err(SyntaxError::new(
-                    at,
-                    "the clause is written twice: keep one",
-                ));
+                return Err(SyntaxError::new(at, "the clause is written twice: keep one"));
             }
         }
     }
@@ -74,9 +69,7 @@ impl Pass {
     /// Reads `IDENTIFIED BY n`.
     fn identified_by(&mut self, stream: bool) -> Parsed<String> {
         if !stream {
-            return Err(self.error(
-                "IDENTIFIED BY names the source of a stream: write STREAM before the table",
-            ));
+            return Err(self.error("IDENTIFIED BY names the source of a stream: write STREAM before the table"));
         }
         self.at += 2;
         match self.word(0).map(|w| w.value.clone()) {
@@ -93,19 +86,12 @@ impl Pass {
         self.at += 1;
         let start = self.at;
         let name_at = self.to_delay()?;
-        let expr = self
-            .input
-            .get(start..name_at.unwrap_or(self.at))
-            .unwrap_or_default()
-            .to_vec();
+        let expr = self.input.get(start..name_at.unwrap_or(self.at)).unwrap_or_default().to_vec();
         let alias = match name_at {
             None if is_column(&expr) => String::new(),
             None => {
                 let at = expr.first().and_then(location).or_else(|| self.place());
-                return Err(SyntaxError::new(
-                    at,
-                    "this event time needs a name: write AS <name> before DELAY OF",
-                ));
+                return Err(SyntaxError::new(at, "this event time needs a name: write AS <name> before DELAY OF"));
             }
             Some(name_at) => self.watermark_alias(name_at)?,
         };
@@ -126,10 +112,7 @@ impl Pass {
         };
         let us = duration_us(&delay).map_err(|e| SyntaxError::new(at, e.message()))?;
         if us < 0 {
-            return Err(SyntaxError::new(
-                at,
-                format!("the delay {delay} is negative: a watermark stays behind"),
-            ));
+            return Err(SyntaxError::new(at, format!("the delay {delay} is negative: a watermark stays behind")));
         }
         self.at += 1 + count;
         Ok(WatermarkTokens { expr, alias, delay })
@@ -159,8 +142,7 @@ impl Pass {
                     if is_word(token, "DELAY") && is_word(self.token(1), "OF") {
                         return Ok(name_at);
                     }
-                    let clause = ends_from(keyword)
-                        || matches!(keyword, Keyword::ON | Keyword::JOIN | Keyword::FROM);
+                    let clause = ends_from(keyword) || matches!(keyword, Keyword::ON | Keyword::JOIN | Keyword::FROM);
                     if clause && self.at > start {
                         return Err(self.missing_delay());
                     }
@@ -175,30 +157,19 @@ impl Pass {
     }
 
     fn missing_delay(&self) -> SyntaxError {
-        self.error(&format!("WATERMARK has no DELAY OF: {DELAY_HINT}"))
-            .guessing()
+        self.error(&format!("WATERMARK has no DELAY OF: {DELAY_HINT}")).guessing()
     }
 
     /// Returns the one name between AS, at `name_at`, and DELAY.
     fn watermark_alias(&self, name_at: usize) -> Parsed<String> {
         match self.input.get(name_at + 1..self.at) {
-            Some(
-                [
-                    TokenWithSpan {
-                        token: Token::Word(w),
-                        ..
-                    },
-                ],
-            ) => Ok(match w.quote_style {
+            Some([TokenWithSpan { token: Token::Word(w), .. }]) => Ok(match w.quote_style {
                 Some(_) => w.value.clone(),
                 None => w.value.to_ascii_lowercase(),
             }),
             _ => {
                 let at = self.input.get(name_at).and_then(location);
-                Err(SyntaxError::new(
-                    at,
-                    "expected one name between AS and DELAY OF",
-                ))
+                Err(SyntaxError::new(at, "expected one name between AS and DELAY OF"))
             }
         }
     }
@@ -219,9 +190,7 @@ impl Pass {
         self.keyword(0) == Keyword::WITH
             && *self.token(1) == Token::LParen
             && source == Source::Name
-            && (stream
-                || matches!(self.token(2), Token::SingleQuotedString(_))
-                || *self.token(3) == Token::Eq)
+            && (stream || matches!(self.token(2), Token::SingleQuotedString(_)) || *self.token(3) == Token::Eq)
     }
 }
 

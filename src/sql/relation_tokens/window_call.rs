@@ -14,13 +14,8 @@ impl Pass {
         self.take();
         let mut index = 0;
         loop {
-            let named = self.word(0).is_some()
-                && matches!(self.token(1), Token::RArrow | Token::Assignment);
-            let table = if named {
-                is_word(self.token(0), "DATA")
-            } else {
-                index == 0
-            };
+            let named = self.word(0).is_some() && matches!(self.token(1), Token::RArrow | Token::Assignment);
+            let table = if named { is_word(self.token(0), "DATA") } else { index == 0 };
             if named {
                 self.take();
                 self.take();
@@ -50,10 +45,7 @@ impl Pass {
         if is_word(self.token(0), "PARTITION") {
             return Err(self.error("PARTITION BY has no place here: name the key in GROUP BY"));
         }
-        let is_query = self
-            .output
-            .get(start)
-            .is_none_or(|t| t.token == Token::LParen);
+        let is_query = self.output.get(start).is_none_or(|t| t.token == Token::LParen);
         if !is_query {
             let relation = self.output.split_off(start);
             self.select_all(relation, span);
