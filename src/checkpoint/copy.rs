@@ -1,5 +1,6 @@
 //! Copying a checkpoint and going back in one: `millstream checkpoint copy` and `rewind`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::commit_log::{CommitLog, read_state_file};
@@ -41,8 +42,8 @@ pub async fn copy(from: Arc<dyn DurableStore>, to: Arc<dyn DurableStore>) -> Res
     }
     // Sources find in the offsets of all retained batches what they have read.
     let offsets = OffsetLog::new(Arc::clone(&from)).entries_up_to(commit.batch_id).await?;
-    let sources = offsets.iter().map(|entry| entry.sources.len()).max().unwrap_or(0);
-    for folder in (0..sources).map(layout::journal) {
+    let names: BTreeSet<&str> = offsets.iter().flat_map(|entry| &entry.sources).map(|s| s.name.as_str()).collect();
+    for folder in names.into_iter().map(layout::journal) {
         for name in from.list(&folder).await? {
             copy_file(from.as_ref(), to.as_ref(), &format!("{folder}/{name}"), false).await?;
         }

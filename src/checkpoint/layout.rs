@@ -13,9 +13,11 @@ pub(crate) const STATE: &str = "state";
 /// finishing its last step.
 const ATTEMPTS: usize = 5;
 
-/// The folder of a source's journal.
-pub(crate) fn journal(source: usize) -> String {
-    format!("sources/{source}")
+/// The folder of a source's journal. It goes by the source's name, as its offsets do.
+pub(crate) fn journal(source: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let encode = |c: char| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) };
+    format!("sources/{}", source.chars().map(encode).collect::<String>())
 }
 
 /// The batch ids that are names in `folder`, in order.

@@ -94,7 +94,7 @@ impl Checkpoint {
     }
 
     /// Returns the directory for the journal of one source.
-    pub fn source_journal(&self, source: usize) -> Arc<dyn DurableStore> {
+    pub fn source_journal(&self, source: &str) -> Arc<dyn DurableStore> {
         self.store.below(&layout::journal(source))
     }
 }

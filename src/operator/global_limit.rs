@@ -13,7 +13,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
-use super::batch_context::BatchContext;
+use super::batch_context::{BatchContext, node_id};
 use super::leaf::{plain_node, properties};
 use crate::state::{KeyedTables, keyless_lane};
 
@@ -70,9 +70,11 @@ impl ExecutionPlan for GlobalLimitExec {
     fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let (operator, fetch) = (self.operator, self.fetch);
+        let id = node_id(self);
         let input = self.input.execute(0, context)?;
         let rows = async move {
             let kept = run(operator, fetch, input, &batch).await?;
+            batch.finished(id, 0);
             Ok::<_, DataFusionError>(futures::stream::iter(kept.into_iter().map(Ok)))
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), futures::stream::once(rows).try_flatten().boxed())))

@@ -15,7 +15,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::batch_context::BatchContext;
 use super::leaf::{plain_node, properties};
-use crate::source::file::{FileEntry, FileFormat, list_files};
+use crate::options::Options;
+use crate::source::file::{FileEntry, FileFormat, list_files_with};
 use crate::source::{MalformedRows, ReadContext};
 
 /// A table of files.
@@ -23,6 +24,8 @@ use crate::source::{MalformedRows, ReadContext};
 pub struct StaticFiles {
     /// A directory, file or glob.
     pub path: String,
+    /// Options of the listing (`pathGlobFilter`, `recursiveFileLookup`).
+    pub options: Options,
     /// How to read one.
     pub format: Arc<FileFormat>,
 }
@@ -78,7 +81,7 @@ impl ExecutionPlan for StaticReadExec {
         let batch_size = context.session_config().batch_size();
         let in_stream = context.session_config().get_extension::<BatchContext>().is_some();
         let rows = async move {
-            let listing = list_files(&files.path).await?;
+            let listing = list_files_with(&files.path, &files.options).await?;
             if !in_stream {
                 return read(files, listing, projection, batch_size);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DataFusionError, JoinType, Result as PlanResult};
+use datafusion::common::{Column, DataFusionError, Result as PlanResult};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::expr::GroupingSet;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
@@ -120,6 +120,8 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
                 ));
             }
             found.shape.limited = true;
+            // Which rows come first decides the answer, and a lane must not be cut off in its work.
+            found.order_matters = true;
             match (mode, limit.get_fetch_type()?) {
                 (OutputMode::Append, FetchType::Literal(Some(fetch))) => {
                     Ok(Transformed::yes(global_limit(limit.input.as_ref().clone(), fetch, found)))
@@ -127,6 +129,10 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
                 (_, FetchType::Literal(_)) => Ok(Transformed::no(LogicalPlan::Limit(limit))),
                 (_, FetchType::UnsupportedExpr) => Err(Error::invalid_query("LIMIT takes a number")),
             }
+        }
+        LogicalPlan::Filter(filter) => {
+            check_predicate(&filter)?;
+            Ok(Transformed::no(LogicalPlan::Filter(filter)))
         }
         LogicalPlan::Sort(sort) => {
             found.shape.sorted = true;
@@ -140,7 +146,7 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
         }
         LogicalPlan::Join(join) => {
             check_join(&join)?;
-            Ok(Transformed::yes(without_null_keys(join)?))
+            Ok(Transformed::no(LogicalPlan::Join(join)))
         }
         LogicalPlan::Union(union) => {
             check_union(&union)?;
@@ -152,6 +158,28 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
 
 fn names(exprs: &[Expr]) -> String {
     exprs.iter().map(|e| e.schema_name().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// DataFusion moves a predicate without columns below everything, and below an aggregate it would change the state.
+fn check_predicate(filter: &Filter) -> Result<()> {
+    if !keeps_state(&filter.input) {
+        return Ok(());
+    }
+    for predicate in datafusion::logical_expr::utils::split_conjunction(&filter.predicate) {
+        if predicate.column_refs().is_empty() {
+            return Err(Error::unsupported(format!(
+                "the condition {predicate} over an aggregation or LIMIT of a stream names no column, which is not supported in \
+                 any output mode; put it below, or add a column to it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn keeps_state(plan: &LogicalPlan) -> bool {
+    as_node::<StatefulAggregateNode>(plan).is_some()
+        || as_node::<GlobalLimitNode>(plan).is_some()
+        || plan.inputs().into_iter().any(keeps_state)
 }
 
 /// A stream inside a sub-query expression would have to be read whole for one row.
@@ -229,15 +257,28 @@ fn stateful_aggregate(aggregate: Aggregate, mode: OutputMode, found: &mut Found,
     }
     let groups: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
     let grouping_sets = null_masks(&aggregate.group_expr, &groups);
-    let (event_key, watermarked, groups) = event_key(&aggregate.input, groups)?;
-    // A rolled-up group has no event time and would never close.
-    let watermarked = watermarked && grouping_sets.is_none();
+    let (event_key, watermarked, groups) = match &grouping_sets {
+        None => event_key(&aggregate.input, groups)?,
+        // A rolled-up group has no event time and would never close: windows are keys like any other.
+        Some(_) => (None, false, groups),
+    };
+    let input = match &grouping_sets {
+        Some(_) => rolled_up_input(&aggregate.input, &groups)?,
+        None => aggregate.input.as_ref().clone(),
+    };
     check_aggregate(mode, watermarked, what)?;
+    if let Some(function) = aggregate.aggr_expr.iter().find(|e| calls(e, &["nth_value"])) {
+        return Err(Error::unsupported(format!(
+            "{} is not supported over a stream in any output mode: it needs its input sorted; use first(), last(), max_by() or \
+             min_by()",
+            function.schema_name()
+        )));
+    }
     found.order_matters |= aggregate.aggr_expr.iter().any(depends_on_order);
     found.shape.aggregates += 1;
     let node = StatefulAggregateNode {
         operator: found.fingerprints.len(),
-        input: aggregate.input.as_ref().clone(),
+        input,
         groups,
         grouping_sets,
         aggregates: aggregate.aggr_expr,
@@ -248,6 +289,20 @@ fn stateful_aggregate(aggregate: Aggregate, mode: OutputMode, found: &mut Found,
     found.fingerprints.push(fingerprint::aggregate(&node, mode)?);
     found.wants_no_data.push(mode != OutputMode::Complete);
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+/// A row without a time is in no window, whatever else it is grouped by.
+fn rolled_up_input(input: &Arc<LogicalPlan>, groups: &[Expr]) -> Result<LogicalPlan> {
+    let mut plan = input.as_ref().clone();
+    for (time, window) in groups.iter().filter_map(window_call) {
+        if !window?.tumbles() {
+            return Err(Error::unsupported(
+                "a sliding window() in ROLLUP, CUBE or GROUPING SETS is not supported; use a tumbling window, or HOP",
+            ));
+        }
+        plan = LogicalPlan::Filter(Filter::try_new(time.clone().is_not_null(), Arc::new(plan))?);
+    }
+    Ok(plan)
 }
 
 fn null_masks(group_expr: &[Expr], groups: &[Expr]) -> Option<Vec<Vec<bool>>> {
@@ -279,7 +334,11 @@ fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<Event
                 return Err(Error::internal("a window call that is none"));
             };
             let key = EventKey::Window(*index, spec?);
-            let watermarked = event_expr(input, time).is_some();
+            // A window's start lies before what its rows may still bring: it is no event time to make windows of.
+            let watermarked = match event_expr(input, time) {
+                Some(EventColumn::Window { .. } | EventColumn::Time { after_us: 0 }) => true,
+                Some(EventColumn::Time { .. }) | None => false,
+            };
             let time = match time.get_type(input.schema())? {
                 DataType::Struct(_) => window_time(time.clone()),
                 _ => time.clone(),
@@ -304,28 +363,25 @@ fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<Event
 
 /// Functions whose answer depends on which row came first.
 fn depends_on_order(expr: &Expr) -> bool {
-    let mut depends = false;
-    let visited = expr.apply(|e| {
-        if let Expr::AggregateFunction(call) = e {
-            depends |= matches!(
-                call.func.name(),
-                "first_value"
-                    | "last_value"
-                    | "first"
-                    | "last"
-                    | "any_value"
-                    | "nth_value"
-                    | "array_agg"
-                    | "collect_list"
-                    | "collect_set"
-                    | "string_agg"
-                    | "max_by"
-                    | "min_by"
-            );
-        }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-    });
-    depends && visited.is_ok()
+    const NAMES: &[&str] = &[
+        "first_value",
+        "last_value",
+        "first",
+        "last",
+        "any_value",
+        "array_agg",
+        "collect_list",
+        "collect_set",
+        "string_agg",
+        "listagg",
+        "max_by",
+        "min_by",
+    ];
+    calls(expr, NAMES)
+}
+
+fn calls(expr: &Expr, names: &[&str]) -> bool {
+    expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(call) if names.contains(&call.func.name())))).unwrap_or(true)
 }
 
 fn global_limit(input: LogicalPlan, fetch: usize, found: &mut Found) -> LogicalPlan {
@@ -334,34 +390,4 @@ fn global_limit(input: LogicalPlan, fetch: usize, found: &mut Found) -> LogicalP
     found.wants_no_data.push(false);
     found.order_matters = true;
     LogicalPlan::Extension(Extension { node: Arc::new(node) })
-}
-
-/// An inner or semi join drops rows whose key is NULL; as in Spark it does so below the watermark, so that such a row
-/// does not move it.
-fn without_null_keys(mut join: datafusion::logical_expr::Join) -> Result<LogicalPlan> {
-    let drops_nulls = |left_side: bool| match join.join_type {
-        JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => true,
-        JoinType::Left => !left_side,
-        JoinType::Right => left_side,
-        _ => false,
-    };
-    let (from_left, from_right) = (drops_nulls(true), drops_nulls(false));
-    if join.null_equality == datafusion::common::NullEquality::NullEqualsNothing {
-        if from_left && is_streaming(&join.left) {
-            let keys = join.on.iter().map(|(l, _)| l.clone());
-            join.left = Arc::new(not_null(&join.left, keys)?);
-        }
-        if from_right && is_streaming(&join.right) {
-            let keys = join.on.iter().map(|(_, r)| r.clone());
-            join.right = Arc::new(not_null(&join.right, keys)?);
-        }
-    }
-    Ok(LogicalPlan::Join(join))
-}
-
-fn not_null(input: &Arc<LogicalPlan>, keys: impl Iterator<Item = Expr>) -> Result<LogicalPlan> {
-    match datafusion::logical_expr::utils::conjunction(keys.map(Expr::is_not_null)) {
-        Some(predicate) => Ok(LogicalPlan::Filter(Filter::try_new(predicate, Arc::clone(input))?)),
-        None => Ok(input.as_ref().clone()),
-    }
 }

@@ -158,10 +158,17 @@ fn collect_tables(plan: &Arc<dyn ExecutionPlan>, tables: &mut [Option<KeyedTable
 
 /// Settings that a plan run again and again needs; what they are against is said beside each.
 fn for_streams(session: &SessionState, partitions: usize) -> SessionState {
-    let mut config = session.config().clone().with_target_partitions(partitions);
+    // Building a state would else put an empty catalog in place of the session's.
+    let mut config =
+        session.config().clone().with_target_partitions(partitions).with_create_default_catalog_and_schema(false);
     let options = config.options_mut();
     // A dynamic filter keeps the values of the batch that made it.
     options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // A row that a join drops for its NULL key must not move the watermark: the filter goes below it, as in Spark.
+    options.optimizer.filter_null_join_keys = true;
     // Spreading rows over partitions loses their order of arrival.
     options.optimizer.enable_round_robin_repartition = false;
     // The static side of a join is small and read whole, so every partition of the stream shares one table of it.

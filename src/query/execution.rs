@@ -57,6 +57,8 @@ pub struct Execution {
     /// A batch whose offsets are logged and which is not decided.
     pub(super) undecided: Option<OffsetEntry>,
     pub(super) last_trigger_ms: Option<i64>,
+    /// Whether what undecided batches of earlier runs left was removed.
+    pub(super) swept: bool,
 }
 
 /// What a batch reads: its log entry, and by source its splits.
@@ -211,8 +213,14 @@ impl Execution {
 
 /// Waits, but not past a stop.
 async fn idle(wait: Duration, stop: &mut watch::Receiver<bool>) {
+    let stopped = async {
+        // Without any handle left nobody can stop the query.
+        if stop.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         () = tokio::time::sleep(wait) => {}
-        _ = stop.changed() => {}
+        () = stopped => {}
     }
 }

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::operator::OperatorWatermarks;
 use crate::operator::aggregate::StatefulAggregateExec;
 use crate::operator::batch_context::{BatchContext, BatchInput, BatchReport};
+use crate::operator::global_limit::GlobalLimitExec;
 use crate::operator::watermark::WatermarkExec;
 use crate::sink::{Prepared, SinkBatch};
 use crate::source::{Offset, Split};
@@ -61,6 +62,7 @@ impl Execution {
         // 9: what led here may be cleaned.
         self.advance(&entry);
         self.tell_sources().await;
+        self.sweep(&commit).await;
         self.purge(batch_id).await;
         self.report_batch(&entry, &context, &report, &prepared, durations).await;
         Ok(())
@@ -170,7 +172,7 @@ async fn finish_unread(
 ) -> Result<()> {
     let mut pending = vec![Arc::clone(plan)];
     while let Some(node) = pending.pop() {
-        let counts = node.is::<WatermarkExec>() || node.is::<StatefulAggregateExec>();
+        let counts = node.is::<WatermarkExec>() || node.is::<StatefulAggregateExec>() || node.is::<GlobalLimitExec>();
         if counts {
             for partition in context.unread(&node) {
                 let mut rows = node.execute(partition, Arc::clone(task))?;

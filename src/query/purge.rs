@@ -6,14 +6,28 @@ use std::collections::BTreeSet;
 use super::execution::Execution;
 use crate::checkpoint::{Checkpoint, CommitEntry};
 use crate::error::Result;
+use crate::state::KEY_GROUPS;
 
 /// Purging looks at folders, so it is done once in so many batches.
 const EVERY: i64 = 10;
+/// Sources look back over the retained offsets to know what they have read: fewer than these are never kept.
+const FEWEST: u64 = 50;
 
 impl Execution {
+    /// Removes what undecided batches of earlier runs left, once this run has decided a batch: before, a run that was
+    /// fenced may still be deciding the one that what lies there belongs to.
+    pub(super) async fn sweep(&mut self, commit: &CommitEntry) {
+        if std::mem::replace(&mut self.swept, true) {
+            return;
+        }
+        if let Err(error) = sweep_after(&self.checkpoint, commit).await {
+            tracing::warn!(%error, "state of undecided batches could not be removed");
+        }
+    }
+
     /// Purges after batch `batch_id`. Best effort: what cannot be removed now is removed later.
     pub(super) async fn purge(&self, batch_id: i64) {
-        let oldest = batch_id + 1 - i64::try_from(self.settings.min_batches_to_retain.max(2)).unwrap_or(i64::MAX);
+        let oldest = batch_id + 1 - i64::try_from(self.settings.min_batches_to_retain.max(FEWEST)).unwrap_or(i64::MAX);
         if oldest <= 0 || batch_id % EVERY != 0 {
             return;
         }
@@ -21,6 +35,12 @@ impl Execution {
             tracing::warn!(%error, "old log entries could not be removed");
         }
     }
+}
+
+async fn sweep_after(checkpoint: &Checkpoint, commit: &CommitEntry) -> Result<()> {
+    // A batch that another run did not decide has the version of this run's first, or a later one.
+    let strange = |_: &str, version: i64, run: u64| version > commit.batch_id && run != commit.run;
+    remove_state(checkpoint, commit.state.len(), KEY_GROUPS, strange).await
 }
 
 async fn purge_below(checkpoint: &Checkpoint, oldest: i64) -> Result<()> {
@@ -31,28 +51,34 @@ async fn purge_below(checkpoint: &Checkpoint, oldest: i64) -> Result<()> {
     checkpoint.offset_log().purge_below(oldest).await?;
     let listed = listed(&commit);
     // Later commits list files of later versions; of the older only these.
-    remove_state(checkpoint, &commit, |name, version| version <= oldest && !listed.contains(name)).await
+    let unlisted = |name: &str, version: i64, _| version <= oldest && !listed.contains(name);
+    remove_state(checkpoint, commit.state.len(), KEY_GROUPS, unlisted).await
 }
 
 fn listed(commit: &CommitEntry) -> BTreeSet<String> {
     commit.state.iter().flat_map(|s| &s.files).map(|f| f.name.clone()).collect()
 }
 
-/// Removes state files that the last commit does not know: an undecided batch wrote them.
-pub(super) async fn remove_strangers(checkpoint: &Checkpoint, commit: Option<&CommitEntry>) -> Result<()> {
-    let Some(commit) = commit else { return Ok(()) };
-    remove_state(checkpoint, commit, |_, version| version > commit.batch_id + 1).await
+/// Returns version and run of a state file's name, `<version>-<run>.<kind>`.
+fn version_and_run(file: &str) -> Option<(i64, u64)> {
+    let (version, rest) = file.split_once('-')?;
+    let (run, _) = rest.split_once('.')?;
+    Some((version.parse().ok()?, run.parse().ok()?))
 }
 
-async fn remove_state(checkpoint: &Checkpoint, commit: &CommitEntry, gone: impl Fn(&str, i64) -> bool) -> Result<()> {
+async fn remove_state(
+    checkpoint: &Checkpoint,
+    operators: usize,
+    lanes: usize,
+    gone: impl Fn(&str, i64, u64) -> bool,
+) -> Result<()> {
     let store = checkpoint.state();
-    for operator in &commit.state {
-        for lane in 0..commit.lanes {
-            let folder = format!("{}/{lane}", operator.operator);
+    for operator in 0..operators {
+        for lane in 0..lanes {
+            let folder = format!("{operator}/{lane}");
             for file in store.list(&folder).await? {
-                let version = file.split('-').next().and_then(|v| v.parse::<i64>().ok());
                 let name = format!("{folder}/{file}");
-                if version.is_some_and(|version| gone(&name, version)) {
+                if version_and_run(&file).is_some_and(|(version, run)| gone(&name, version, run)) {
                     store.delete(&name).await?;
                 }
             }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::execution::{Execution, QuerySettings};
-use super::purge::remove_strangers;
 use super::streaming_query::QueryShared;
 use super::trigger::Trigger;
 use super::watermark::WatermarkTracker;
@@ -52,16 +51,19 @@ impl Execution {
         }
         let mut tracker = WatermarkTracker::new(settings.watermark_policy);
         if let Some(commit) = &commit {
+            let (before, now) = (commit.watermark.nodes.len(), plan.watermarks.len());
+            if before != now {
+                return Err(Error::incompatible(format!(
+                    "{}: the checkpoint knows {before} watermarks, the query has {now}: use a new checkpoint, or the old query",
+                    checkpoint.location()
+                )));
+            }
             tracker.restore(commit.watermark.clone())?;
         }
-        remove_strangers(&checkpoint, commit.as_ref()).await?;
         let state = Arc::new(load_state(&plan, &checkpoint, commit.as_ref()).await?);
         fail::fail_point!("recovery.mid");
 
         let next_batch_id = commit.as_ref().map_or(0, |c| c.batch_id + 1);
-        if let Some(commit) = &commit {
-            sink.publish(commit.batch_id, &commit.sink).await?;
-        }
         sink.open(&SinkContext {
             query_id: checkpoint.query_id().to_string(),
             name: shared.name().to_string(),
@@ -69,6 +71,9 @@ impl Execution {
             next_batch_id,
         })
         .await?;
+        if let Some(commit) = &commit {
+            sink.publish(commit.batch_id, &commit.sink).await?;
+        }
 
         let by_name = source_order(&plan, latest.as_ref(), &checkpoint)?;
         let sources = open_sources(&plan, &checkpoint, &entries, &settings).await?;
@@ -93,6 +98,7 @@ impl Execution {
             next_batch_id,
             undecided,
             last_trigger_ms: None,
+            swept: false,
         })
     }
 }
@@ -153,7 +159,7 @@ async fn open_sources(
     settings: &QuerySettings,
 ) -> Result<Vec<Arc<dyn Source>>> {
     let mut sources = Vec::with_capacity(plan.sources.len());
-    for (id, source_plan) in plan.sources.iter().enumerate() {
+    for source_plan in &plan.sources {
         let table = &source_plan.table;
         let spec = SourceSpec { clock: Arc::clone(&settings.clock), ..table.spec.clone() };
         let source = table.provider.create(&spec).await?;
@@ -161,9 +167,8 @@ async fn open_sources(
             return Err(Error::incompatible(format!("{}: its schema changed while the query was planned", table.name)));
         }
         let named = |e: &OffsetEntry| e.sources.iter().find(|s| s.name == source_plan.name).and_then(|s| s.end.clone());
-        let mut history: Vec<Offset> = entries.iter().filter_map(named).collect();
-        history.dedup();
-        source.open(SourceContext { journal: checkpoint.source_journal(id), history }).await?;
+        let history: Vec<Offset> = entries.iter().filter_map(named).collect();
+        source.open(SourceContext { journal: checkpoint.source_journal(&source_plan.name), history }).await?;
         sources.push(source);
     }
     Ok(sources)

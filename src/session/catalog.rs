@@ -15,7 +15,7 @@ use crate::plan::static_table::StaticTable;
 use crate::plan::stream_table::StreamTable;
 use crate::sink::memory::MemoryTable;
 use crate::source::SourceSpec;
-use crate::source::file::{FILE_FORMATS, FileFormat, list_files};
+use crate::source::file::{FILE_FORMATS, FileFormat, list_files_with};
 use crate::sql::statement::{CreateTable, TableDefinition};
 
 /// Options of a table that only its sink reads.
@@ -113,7 +113,7 @@ impl Inner {
         };
         let spec = self.source_spec(table, &format);
         let schema = declared(table).or(rows);
-        let files = match (&schema, list_files(&path).await) {
+        let files = match (&schema, list_files_with(&path, &spec.options).await) {
             (Some(_), _) => Vec::new(),
             (None, Ok(files)) if !files.is_empty() => files,
             // Nothing to infer from: the table is a sink until a flow has written to it.
@@ -121,6 +121,7 @@ impl Inner {
         };
         let format_of = FileFormat::open(&format, schema, &spec.options, &files).await;
         let file_format = format_of.map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
+        let spec_options = spec.options.clone();
         let spec = SourceSpec { schema: Some(file_format.schema()), ..spec };
         let stream = StreamTable {
             name: table.name.table().to_string(),
@@ -131,7 +132,7 @@ impl Inner {
             identified_by: None,
         };
         let provider: Arc<dyn TableProvider> =
-            Arc::new(StaticTable::new(StaticFiles { path, format: file_format }, stream));
+            Arc::new(StaticTable::new(StaticFiles { path, options: spec_options, format: file_format }, stream));
         self.context.deregister_table(table.name.clone())?;
         self.context.register_table(table.name.clone(), provider)?;
         Ok(())

@@ -63,7 +63,9 @@ pub fn decode(bytes: Bytes, expected: &SchemaRef, location: &str) -> Result<Vec<
             describe(expected)
         )));
     }
-    reader.map(|batch| Ok(batch.map_err(torn)?.with_schema(Arc::clone(expected))?)).collect()
+    reader
+        .map(|batch| Ok(RecordBatch::try_new(Arc::clone(expected), batch.map_err(torn)?.columns().to_vec())?))
+        .collect()
 }
 
 fn describe(schema: &Schema) -> String {

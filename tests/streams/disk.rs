@@ -64,7 +64,10 @@ impl Table {
         let copy = tempfile::tempdir().unwrap();
         let ending = format!(".{}", self.format);
         for file in files_below(&self.location).keys().filter(|file| file.ends_with(&ending)) {
-            assert!(!is_hidden(file), "{file}: a reader that looks into hidden folders takes it for a part of the table");
+            assert!(
+                !is_hidden(file),
+                "{file}: a reader that looks into hidden folders takes it for a part of the table"
+            );
             let target = copy.path().join(file);
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             fs::copy(self.location.join(file), target).unwrap();

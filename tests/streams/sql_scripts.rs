@@ -328,7 +328,8 @@ fn judge(path: &Path) -> Result<(), String> {
         return Err("whole: a table of files is empty, so that there is nothing to compare".to_string());
     }
     let pieces = Script::read(path).with_checkpoints().run_in_pieces().map_err(|why| format!("in pieces: {why}"))?;
-    let other = Script::read(path).with_lanes(other_lanes).run().map_err(|why| format!("{other_lanes} lanes: {why}"))?;
+    let other =
+        Script::read(path).with_lanes(other_lanes).run().map_err(|why| format!("{other_lanes} lanes: {why}"))?;
     let hide_plans = |mut outputs: Outputs| {
         // A plan shows how many lanes there are.
         if outputs.text.contains("physical_plan") {

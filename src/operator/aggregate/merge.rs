@@ -1,11 +1,11 @@
 //! One lane's half of the aggregate: what came is merged with what is remembered, what expired leaves, the change is
 //! durable before any row is handed on, and the output mode says which rows those are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
-use datafusion::arrow::compute::{concat, filter};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{concat, filter, take};
 use datafusion::common::Result as PlanResult;
 
 use super::AggregateSpec;
@@ -118,36 +118,22 @@ impl Lane<'_> {
         let rows: usize = came.iter().map(|c| c.rows).sum();
         let groups = tables.intern(table, &came_keys, rows)?;
 
-        // Groups of the table become dense numbers of this merge, in order of arrival.
-        let mut dense: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut touched: Vec<usize> = Vec::new();
-        let mut first_rows: Vec<bool> = Vec::with_capacity(rows);
-        let places: Vec<usize> = groups
-            .iter()
-            .map(|group| {
-                let next = touched.len();
-                let place = *dense.entry(*group).or_insert(next);
-                first_rows.push(place == next);
-                if place == next {
-                    touched.push(*group);
-                }
-                place
-            })
-            .collect();
-
-        let (present, old) = tables.values(table, &touched)?;
-        let states = if present.is_empty() && touched.len() == rows {
+        let touched = Touched::new(&groups, tables, table)?;
+        let states = if touched.old.is_empty() && touched.groups.len() == rows {
             came_states
         } else {
             let mut accumulators = self.spec.accumulators()?;
-            if !present.is_empty() {
-                accumulators.merge(&old, &present, touched.len(), &self.widths)?;
+            // Accumulators take it that a batch names every group it is told of, so old groups come first and alone.
+            if !touched.old.is_empty() {
+                let old: Vec<usize> = (0..touched.remembered).collect();
+                accumulators.merge(&touched.old, &old, touched.remembered, &self.widths)?;
             }
-            accumulators.merge(&came_states, &places, touched.len(), &self.widths)?;
+            accumulators.merge(&came_states, &touched.places, touched.groups.len(), &self.widths)?;
             accumulators.state()?
         };
-        let first_rows = BooleanArray::from(first_rows);
-        let keys: Vec<ArrayRef> = came_keys.iter().map(|k| filter(k, &first_rows)).collect::<Result<_, _>>()?;
+        let keys: Vec<ArrayRef> =
+            came_keys.iter().map(|k| take(k, &touched.first_rows, None)).collect::<Result<_, _>>()?;
+        let touched = touched.groups;
         self.updated += touched.len();
         tables.put(table, &touched, keys.clone(), states.clone())?;
         Ok(Leaving { table, keys, states, rows: touched.len() })
@@ -155,16 +141,13 @@ impl Lane<'_> {
 
     /// The state of the one group before any row.
     fn no_rows(&self) -> PlanResult<Vec<ArrayRef>> {
-        let mut accumulators = self.spec.accumulators()?;
-        for (accumulator, function) in accumulators.0.iter_mut().zip(&self.spec.functions) {
-            let empty: Vec<ArrayRef> = function
-                .state_fields()?
-                .iter()
-                .map(|f| datafusion::arrow::array::new_empty_array(f.data_type()))
-                .collect();
-            accumulator.merge_batch(&empty, &[], 1)?;
+        let mut columns = Vec::new();
+        for function in &self.spec.functions {
+            for value in function.create_accumulator()?.state()? {
+                columns.push(value.to_array_of_size(1)?);
+            }
         }
-        accumulators.state()
+        Ok(columns)
     }
 
     /// Takes out what has expired.
@@ -240,6 +223,52 @@ impl Lane<'_> {
             columns,
             &datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(leaving.rows)),
         )?)
+    }
+}
+
+/// The groups of a table that a batch touches, as dense numbers: remembered ones first.
+struct Touched {
+    /// The table's groups.
+    groups: Vec<usize>,
+    /// How many of them have a state already.
+    remembered: usize,
+    /// The states of those.
+    old: Vec<ArrayRef>,
+    /// By row that came: the place of its group in `groups`.
+    places: Vec<usize>,
+    /// By group: the first row that came for it.
+    first_rows: UInt32Array,
+}
+
+impl Touched {
+    fn new(rows: &[usize], tables: &KeyedTables, table: i64) -> PlanResult<Self> {
+        let mut arrival: HashMap<usize, usize> = HashMap::with_capacity(rows.len());
+        let (mut unique, mut first_rows) = (Vec::new(), Vec::new());
+        let arrivals: Vec<usize> = rows
+            .iter()
+            .enumerate()
+            .map(|(row, group)| {
+                *arrival.entry(*group).or_insert_with(|| {
+                    unique.push(*group);
+                    first_rows.push(row as u32);
+                    unique.len() - 1
+                })
+            })
+            .collect();
+        let (present, old) = tables.values(table, &unique)?;
+        let mut is_old = vec![false; unique.len()];
+        present.iter().for_each(|i| is_old[*i] = true);
+        let new = (0..unique.len()).filter(|i| !is_old[*i]);
+        let order: Vec<usize> = present.iter().copied().chain(new).collect();
+        let mut place_of = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(place, i)| place_of[*i] = place);
+        Ok(Self {
+            groups: order.iter().map(|i| unique[*i]).collect(),
+            remembered: present.len(),
+            old,
+            places: arrivals.iter().map(|i| place_of[*i]).collect(),
+            first_rows: order.iter().map(|i| first_rows[*i]).collect(),
+        })
     }
 }
 

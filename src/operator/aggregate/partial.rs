@@ -19,6 +19,7 @@ use futures::TryStreamExt;
 use super::{Accumulators, AggregateSpec, each_partition, grouping_id};
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::{EventKey, TIMELESS};
+use crate::sink::OutputMode;
 use crate::state::{key_groups, lane_of};
 
 /// States of some groups of one table, on their way to a lane.
@@ -90,7 +91,9 @@ async fn aggregate_partition(
     batch: Arc<BatchContext>,
     mut rows: SendableRecordBatchStream,
 ) -> PlanResult<Vec<PartialStates>> {
-    let late_us = batch.watermarks[spec.operator].late_us.filter(|_| spec.watermarked);
+    // Complete mode keeps every group, so no row is too late for its own.
+    let judged = spec.watermarked && batch.mode != OutputMode::Complete;
+    let late_us = batch.watermarks[spec.operator].late_us.filter(|_| judged);
     let mut tables = FreshTables { spec: Arc::clone(&spec), late_us, tables: BTreeMap::new(), late: 0, timeless: 0 };
     while let Some(rows) = rows.try_next().await? {
         fail::fail_point!("operator.mid_batch");

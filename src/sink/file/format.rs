@@ -37,7 +37,6 @@ const READING_OPTIONS: &[&str] = &[
     "readers",
     "mode",
     "columnNameOfCorruptRecord",
-    "idleTimeout",
 ];
 
 /// How rows become bytes.

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -62,6 +63,7 @@ impl SinkProvider for FileSinkProvider {
             store,
             settings: Arc::new(settings),
             context: Mutex::new(None),
+            swept: AtomicBool::new(false),
         }))
     }
 }
@@ -73,6 +75,8 @@ pub struct FileSink {
     manifest: Manifest,
     settings: Arc<Settings>,
     context: Mutex<Option<SinkContext>>,
+    /// Whether what undecided batches of earlier runs left was removed.
+    swept: AtomicBool,
 }
 
 impl fmt::Debug for FileSink {
@@ -85,6 +89,21 @@ impl FileSink {
     fn context(&self) -> Result<SinkContext> {
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
         context.ok_or_else(|| Error::internal("a file sink was given a batch before it was opened"))
+    }
+
+    /// Removes what undecided batches of earlier runs left, once this run has decided a batch: before, a run that was
+    /// fenced may still be deciding the one that what lies there belongs to.
+    async fn sweep(&self, batch_id: i64) -> Result<()> {
+        let Some(context) = self.context.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        if batch_id < context.next_batch_id || self.swept.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        for name in self.store.list(STAGING_FOLDER).await? {
+            if Names::of_other_run(&name, &context.query_id, context.run) {
+                self.store.delete(&format!("{STAGING_FOLDER}/{name}")).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks that no other query writes to the directory, or that this is meant.
@@ -153,11 +172,6 @@ impl Sink for FileSink {
         self.check_progress(context).await?;
         let root = self.root.clone();
         blocking(move || create_folder(&root.join(STAGING_FOLDER), &root)).await?;
-        // Every decided batch is published by now: what is still staged belongs to none.
-        let prefix = format!("{}-", Names::short_id(&context.query_id));
-        for name in self.store.list(STAGING_FOLDER).await?.iter().filter(|name| name.starts_with(&prefix)) {
-            self.store.delete(&format!("{STAGING_FOLDER}/{name}")).await?;
-        }
         *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.clone());
         Ok(())
     }
@@ -213,7 +227,7 @@ impl Sink for FileSink {
         fail::fail_point!("sink.published");
         self.manifest.add(&query_id, batch_id, published).await?;
         fail::fail_point!("manifest.written");
-        Ok(())
+        self.sweep(batch_id).await
     }
 }
 

@@ -66,6 +66,13 @@ impl Names {
         }
     }
 
+    /// Whether the staged file `name` is of another run of the query.
+    pub(super) fn of_other_run(name: &str, query_id: &str, run: u64) -> bool {
+        let mut words = name.split('-');
+        let same_query = words.next() == Some(Self::short_id(query_id).as_str());
+        same_query && words.nth(1).and_then(|r| r.parse::<u64>().ok()).is_some_and(|r| r != run)
+    }
+
     pub(super) fn staging(&self, root: &Path) -> PathBuf {
         root.join(STAGING_FOLDER)
     }
@@ -109,10 +116,12 @@ pub(super) fn publish(root: &Path, files: &[StagedFile]) -> Result<()> {
 fn publish_one(staged: &Path, target: &Path, size: u64) -> Result<()> {
     if let Some(found) = length(staged)? {
         check_size(staged, found, size)?;
-        let link = link_new(staged, target)
-            .map_err(|error| failed(&format!("publish {} as", staged.display()), target, error))?;
-        if link != Link::Taken {
-            return Ok(());
+        match link_new(staged, target) {
+            Ok(Link::Taken) => {}
+            Ok(_) => return Ok(()),
+            // Another run published it between the look and the link.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&format!("publish {} as", staged.display()), target, error)),
         }
     }
     match length(target)? {

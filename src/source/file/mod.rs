@@ -49,7 +49,7 @@ const MAX_FILE_AGE_MS: i64 = 7 * 24 * 3_600_000;
 const SEEN_EVERY: u64 = 10;
 
 /// After how many plans without a new file the list of files read is written down.
-const IDLE_PLANS: usize = 20;
+const PLANS_A_LIST: usize = 20;
 
 /// Makes sources that read files: json, csv, parquet and text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -157,7 +157,8 @@ struct State {
     snapshots: Option<Snapshots>,
     /// The newest offset up to which a list of files read is written down.
     written: Option<u64>,
-    idle_plans: usize,
+    /// How often a batch was planned since a list of files read was last durable.
+    plans_since_list: usize,
     cleaned: Option<u64>,
 }
 
@@ -181,8 +182,8 @@ impl FileSource {
                 .ok_or_else(|| bad_value("maxFileAge", age, "a span of time such as '7d' or '90 minutes'"))?,
             None => MAX_FILE_AGE_MS,
         };
-        // Old files come last with latestFirst, and a limit would let them wait until they are too old.
-        let keeps_all = order.latest_first && limit != Limit::Nothing;
+        // Where files do not come in the order of their times, a limit would let old ones wait until they are too old.
+        let keeps_all = !order.is_listed_order() && limit != Limit::Nothing;
         let memory =
             Memory { by_name: options.flag("fileNameOnly", false)?, max_age_ms: (!keeps_all).then_some(max_age_ms) };
         let listing = Listing::new(path, options)?;
@@ -201,7 +202,7 @@ impl FileSource {
             fixed: None,
             snapshots: None,
             written: None,
-            idle_plans: 0,
+            plans_since_list: 0,
             cleaned: None,
         };
         Ok(Self { format, listing, limit, order, clean, state: Mutex::new(state) })
@@ -243,7 +244,9 @@ impl State {
             let offset = FileOffset::parse(offset)?;
             self.seen.add(&offset.files, !offset.out_of_order);
             self.newest = Some(number);
-            self.idle_plans = 0;
+            if offset.seen.is_some() {
+                self.plans_since_list = 0;
+            }
         }
         Ok(number)
     }
@@ -324,7 +327,7 @@ impl Source for FileSource {
         state.rebuild(&offsets, written.as_ref())?;
         state.written = written.map(|offset| offset.log_offset);
         state.snapshots = Some(snapshots);
-        if repeats >= IDLE_PLANS {
+        if repeats >= PLANS_A_LIST {
             state.write_down().await;
         }
         Ok(())
@@ -343,12 +346,12 @@ impl Source for FileSource {
             Some(start) => state.catch_up(start)? + 1,
             None => 0,
         };
+        state.plans_since_list += 1;
+        if state.plans_since_list.is_multiple_of(PLANS_A_LIST) {
+            state.write_down().await;
+        }
         let mut files = self.unread(&mut state).await?;
         if files.is_empty() {
-            state.idle_plans += 1;
-            if state.idle_plans.is_multiple_of(IDLE_PLANS) {
-                state.write_down().await;
-            }
             return Ok(None);
         }
         files.truncate(match limit {

@@ -263,7 +263,7 @@ async fn a_source_that_stands_still_remembers() {
         place.put(&format!("{batch}.json"), "{\"id\":1}", 100 + batch);
         last = source.plan(last.as_ref(), ReadLimit::Options).await.unwrap().map(|planned| planned.end);
     }
-    for _ in 0..IDLE_PLANS {
+    for _ in 0..PLANS_A_LIST {
         assert_eq!(source.plan(last.as_ref(), ReadLimit::Options).await.unwrap(), None);
     }
     let restarted = place.source(&[]).await.unwrap();
