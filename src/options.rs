@@ -120,10 +120,15 @@ pub fn bad_value(name: &str, value: &str, expected: &str) -> Error {
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|k| (edit_distance(&name.to_lowercase(), &k.to_lowercase()), *k))
-        .filter(|(distance, k)| *distance <= 1 + k.len() / 4)
+        .map(|k| {
+            // Of names equally near, the one that looks like it is meant.
+            let same_start =
+                name.chars().next().map(|c| c.to_ascii_lowercase()) == k.chars().next().map(|c| c.to_ascii_lowercase());
+            (edit_distance(&name.to_lowercase(), &k.to_lowercase()), !same_start, k.len().abs_diff(name.len()), *k)
+        })
+        .filter(|(distance, _, _, k)| *distance <= 1 + k.len() / 4)
         .min()
-        .map(|(_, k)| k)
+        .map(|(_, _, _, k)| k)
 }
 
 /// Levenshtein's distance.

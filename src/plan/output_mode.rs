@@ -1,6 +1,6 @@
 //! Which shapes of query may run in which output mode: Spark's table, with errors that say what would do.
 
-use datafusion::common::JoinType;
+use datafusion::common::{JoinType, NullEquality};
 use datafusion::logical_expr::{Join, LogicalPlan, Union};
 
 use super::stream_table::is_streaming;
@@ -40,8 +40,13 @@ pub fn check_chain(mode: OutputMode) -> Result<()> {
 ///
 /// # Errors
 /// `Unsupported`, naming the join and what would do.
-pub fn check_join(join: &Join) -> Result<()> {
+pub fn check_join(join: &Join, mode: OutputMode) -> Result<()> {
     let (left, right) = (is_streaming(&join.left), is_streaming(&join.right));
+    // DataFusion makes EXCEPT a join in which NULL equals NULL.
+    let is_except = join.join_type == JoinType::LeftAnti && join.null_equality == NullEquality::NullEqualsNull;
+    if is_except && left && mode == OutputMode::Complete {
+        return Err(Error::unsupported("EXCEPT over a stream is not supported in complete mode; use update mode"));
+    }
     let allowed = match (left, right) {
         (false, false) => true,
         (true, false) => {

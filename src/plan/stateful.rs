@@ -145,7 +145,7 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
             Ok(Transformed::no(LogicalPlan::Sort(sort)))
         }
         LogicalPlan::Join(join) => {
-            check_join(&join)?;
+            check_join(&join, mode)?;
             Ok(Transformed::no(LogicalPlan::Join(join)))
         }
         LogicalPlan::Union(union) => {

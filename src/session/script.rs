@@ -333,7 +333,7 @@ impl Inner {
         };
         let planned = self.plan_stream(plan.clone(), mode).await.map_err(here)?;
         let view = self.memory_table(&table.name, &planned.schema).await.map_err(here)?;
-        locked(&self.flows).push(Flow {
+        let flow = Flow {
             reads: tables_read(&plan),
             name: self.free_name(&name),
             plan,
@@ -347,7 +347,8 @@ impl Inner {
             partition_by: Vec::new(),
             own_sink: Some(Arc::new(MemorySink::new(view))),
             started: false,
-        });
+        };
+        locked(&self.flows).push(flow);
         Ok(())
     }
 
@@ -462,7 +463,7 @@ impl Inner {
     /// A bare SELECT over a stream goes to the console.
     fn to_console(&self, dataframe: DataFrame) -> Result<()> {
         let (_, plan) = dataframe.into_parts();
-        locked(&self.flows).push(Flow {
+        let flow = Flow {
             reads: tables_read(&plan),
             name: self.free_name("console"),
             plan,
@@ -476,7 +477,8 @@ impl Inner {
             partition_by: Vec::new(),
             own_sink: None,
             started: false,
-        });
+        };
+        locked(&self.flows).push(flow);
         Ok(())
     }
 

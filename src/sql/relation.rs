@@ -183,7 +183,7 @@ fn windowed(args: &[FunctionArg], context: &mut dyn RelationPlannerContext, hop:
         planned.push(context.sql_to_expr(duration.clone(), &schema)?);
     }
     match (hop, planned.len()) {
-        (false, 2 | 3) | (true, 4 | 5) => {}
+        (false, 2 | 3) | (true, 3 | 4) => {}
         _ => return Err(wrong().into()),
     }
     if hop {

@@ -400,12 +400,16 @@ mod tests {
         sink.prepare(batch(0, &[Some("JFK")])).await.unwrap();
         let strangers = dir.path().join(STAGING_FOLDER).join("99999999-00000-1-0.staged");
         fs::write(&strangers, "").unwrap();
-        let again = opened(dir.path(), "json", &[], &[]).await;
-        assert_eq!(staged(dir.path()), 1);
-        assert!(strangers.exists());
-        let prepared = again.prepare(batch(0, &[Some("JFK")])).await.unwrap();
+        let again = create(dir.path(), "json", &[], &[]).await.unwrap();
+        let (query_id, name) = (QUERY.to_string(), "delays".to_string());
+        again.open(&SinkContext { query_id, name, run: 2, next_batch_id: 0 }).await.unwrap();
+        // The first run may still be deciding the batch: what it staged stays until the second has decided one.
+        assert_eq!(staged(dir.path()), 2);
+        let prepared = again.prepare(SinkBatch { run: 2, ..batch(0, &[Some("JFK")]) }).await.unwrap();
         again.publish(0, &prepared.token).await.unwrap();
         assert_eq!(visible(dir.path()).len(), 1);
+        assert_eq!(staged(dir.path()), 1);
+        assert!(strangers.exists());
     }
 
     #[tokio::test]
