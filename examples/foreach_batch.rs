@@ -1,5 +1,7 @@
 //! How do I hand every micro-batch to code of my own? `foreach_batch` gives it as an ordinary DataFrame.
 
+#![allow(clippy::print_stdout)] // an example shows what it does
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};

@@ -1,5 +1,7 @@
 //! How do I watch the queries of a session? A listener hears when one starts, makes progress and ends.
 
+#![allow(clippy::print_stdout)] // an example shows what it does
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};

@@ -1,5 +1,7 @@
 //! How does an application run a SQL script? `run_script` returns when every flow of the script has ended.
 
+#![allow(clippy::print_stdout)] // an example shows what it does
+
 use millstream::error::Result;
 use millstream::prelude::*;
 

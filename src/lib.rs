@@ -26,6 +26,9 @@
 //!
 //! [`session::Session`] is where everything begins; `ARCHITECTURE.md` in the repository shows the way of a row.
 
+// Docs of modules speak of their parts, public or not.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod checkpoint;
 pub mod clock;
 pub mod error;
@@ -61,3 +64,8 @@ pub mod prelude {
     pub use crate::sink::OutputMode;
     pub use crate::source::memory::MemoryStream;
 }
+
+/// The README's examples, compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExamples;

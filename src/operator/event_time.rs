@@ -113,7 +113,7 @@ impl EventKey {
     }
 
     /// Returns the table of each row (for windows: its pane), `None` where there is no event time; and, per table id,
-    /// when its rows expire is told by [`EventKey::expires`].
+    /// when its rows expire is told by [`EventKey::expired`].
     pub fn tables(&self, column: &ArrayRef) -> PlanResult<Vec<Option<i64>>> {
         let expiry = self.expiry(column)?;
         Ok(match self {

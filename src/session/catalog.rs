@@ -25,7 +25,7 @@ const SINK_OPTIONS: &[&str] = &["compression", "targetFileSize", "shared", "read
 pub(super) const MEMORY: &str = "memory";
 
 /// The tables that were declared, by name.
-pub type Tables = BTreeMap<String, TableDefinition>;
+pub(super) type Tables = BTreeMap<String, TableDefinition>;
 
 impl Inner {
     /// Declares a table and lets DataFusion read it, where it can be read already.

@@ -17,14 +17,14 @@ use crate::source::socket::SocketSourceProvider;
 
 /// Who makes sources and sinks, by format.
 #[derive(Debug, Clone)]
-pub struct Registry {
+pub(super) struct Registry {
     sources: BTreeMap<String, Arc<dyn SourceProvider>>,
     sinks: BTreeMap<String, Arc<dyn SinkProvider>>,
 }
 
 impl Registry {
     /// Makes the registry of what Millstream brings along; console sinks write to `console`.
-    pub fn new(console: SharedWriter, people: SharedWriter) -> Self {
+    pub(super) fn new(console: SharedWriter, people: SharedWriter) -> Self {
         let mut registry = Self { sources: BTreeMap::new(), sinks: BTreeMap::new() };
         for format in FILE_FORMATS {
             registry.add_source(format, Arc::new(FileSourceProvider));
@@ -41,12 +41,12 @@ impl Registry {
     }
 
     /// Adds a source format, replacing one of the same name.
-    pub fn add_source(&mut self, format: &str, provider: Arc<dyn SourceProvider>) {
+    pub(super) fn add_source(&mut self, format: &str, provider: Arc<dyn SourceProvider>) {
         self.sources.insert(format.to_lowercase(), provider);
     }
 
     /// Adds a sink format, replacing one of the same name.
-    pub fn add_sink(&mut self, format: &str, provider: Arc<dyn SinkProvider>) {
+    pub(super) fn add_sink(&mut self, format: &str, provider: Arc<dyn SinkProvider>) {
         self.sinks.insert(format.to_lowercase(), provider);
     }
 
@@ -54,7 +54,7 @@ impl Registry {
     ///
     /// # Errors
     /// `InvalidOption` that names the near miss, or all formats there are.
-    pub fn source(&self, format: &str) -> Result<Arc<dyn SourceProvider>> {
+    pub(super) fn source(&self, format: &str) -> Result<Arc<dyn SourceProvider>> {
         find(&self.sources, format, "source")
     }
 
@@ -62,17 +62,17 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::source`].
-    pub fn sink(&self, format: &str) -> Result<Arc<dyn SinkProvider>> {
+    pub(super) fn sink(&self, format: &str) -> Result<Arc<dyn SinkProvider>> {
         find(&self.sinks, format, "sink")
     }
 
     /// Returns whether there is a source of `format`.
-    pub fn has_source(&self, format: &str) -> bool {
+    pub(super) fn has_source(&self, format: &str) -> bool {
         self.sources.contains_key(&format.to_lowercase())
     }
 
     /// Returns whether there is a sink of `format`.
-    pub fn has_sink(&self, format: &str) -> bool {
+    pub(super) fn has_sink(&self, format: &str) -> bool {
         self.sinks.contains_key(&format.to_lowercase())
     }
 }

@@ -19,6 +19,7 @@ use crate::plan::stream_table::is_streaming;
 use crate::plan::{StreamPlan, stream_plan};
 use crate::query::Trigger;
 use crate::sink::memory::MemorySink;
+use crate::sink::view::ViewSink;
 use crate::sink::{OutputMode, Sink};
 use crate::source::file::FILE_FORMATS;
 use crate::sql::binder::{locate, plan_query, plan_statement};
@@ -27,6 +28,7 @@ use crate::sql::statement::{
     CreateFlow, CreateMaterializedView, CreateStreamingTable, CreateTable, CreateView, Explained, FlowClauses, Insert,
     Statement, TableDefinition, TriggerClause, parse_statement,
 };
+use crate::storage::open_place;
 
 /// What a statement leaves to be done.
 enum Done {
@@ -45,7 +47,7 @@ impl Inner {
         for (piece, statement) in pieces.iter().zip(statements) {
             let query = matches!(statement, Statement::Query(_));
             match self.carry_out(statement, piece).await? {
-                Done::Rows(dataframe) if is_streaming(dataframe.logical_plan()) => self.to_console(*dataframe)?,
+                Done::Rows(dataframe) if is_streaming(dataframe.logical_plan()) => self.to_console(*dataframe).await?,
                 Done::Rows(dataframe) => {
                     // What a query reads may be what a flow above it writes.
                     if query {
@@ -312,7 +314,8 @@ impl Inner {
         self.add_flow(self.free_name(name.table()), clauses, &insert, plan, piece).await
     }
 
-    /// A view that a flow keeps: in complete mode where it aggregates, else in append mode.
+    /// A view that a flow keeps: in complete mode where it aggregates, else in append mode. With a CHECKPOINT its rows are
+    /// durable and there again after a restart.
     async fn create_materialized_view(&self, create: CreateMaterializedView, piece: &Piece) -> Result<()> {
         let CreateMaterializedView { table, clauses, query } = create;
         let here = |e: Error| at(e, piece);
@@ -333,6 +336,10 @@ impl Inner {
         };
         let planned = self.plan_stream(plan.clone(), mode).await.map_err(here)?;
         let view = self.memory_table(&table.name, &planned.schema).await.map_err(here)?;
+        let sink: Arc<dyn Sink> = match &clauses.checkpoint {
+            Some(place) => Arc::new(ViewSink::new(view, open_place(place).map_err(here)?.below("view"))),
+            None => Arc::new(MemorySink::new(view)),
+        };
         let flow = Flow {
             reads: tables_read(&plan),
             name: self.free_name(&name),
@@ -345,7 +352,7 @@ impl Inner {
             location: None,
             options: Options::new(),
             partition_by: Vec::new(),
-            own_sink: Some(Arc::new(MemorySink::new(view))),
+            own_sink: Some(sink),
             started: false,
         };
         locked(&self.flows).push(flow);
@@ -460,14 +467,21 @@ impl Inner {
         Ok(rows(self.context.read_batch(batch)?))
     }
 
-    /// A bare SELECT over a stream goes to the console.
-    fn to_console(&self, dataframe: DataFrame) -> Result<()> {
+    /// A bare SELECT over a stream goes to the console, in the first mode that can show it.
+    async fn to_console(&self, dataframe: DataFrame) -> Result<()> {
         let (_, plan) = dataframe.into_parts();
+        let mut mode = OutputMode::Append;
+        for other in [OutputMode::Append, OutputMode::Update, OutputMode::Complete] {
+            if self.plan_stream(plan.clone(), other).await.is_ok() {
+                mode = other;
+                break;
+            }
+        }
         let flow = Flow {
             reads: tables_read(&plan),
             name: self.free_name("console"),
             plan,
-            mode: OutputMode::Append,
+            mode,
             trigger: self.settings().trigger,
             checkpoint: None,
             target: String::new(),

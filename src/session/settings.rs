@@ -17,11 +17,11 @@ const NAMES: &[&str] =
 
 /// Defaults of flows.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Parallel units of stateful work.
-    pub lanes: usize,
+    pub(super) lanes: usize,
     /// The trigger of flows that do not name one.
-    pub trigger: Trigger,
+    pub(super) trigger: Trigger,
     no_data_batches: bool,
     watermark_policy: WatermarkPolicy,
     min_batches_to_retain: u64,
@@ -29,7 +29,7 @@ pub struct Settings {
 
 impl Settings {
     /// Makes the settings of a new session.
-    pub fn new(lanes: usize) -> Self {
+    pub(super) fn new(lanes: usize) -> Self {
         Self {
             lanes,
             trigger: Trigger::default(),
@@ -40,7 +40,7 @@ impl Settings {
     }
 
     /// Returns what a query needs of them.
-    pub fn of_query(&self, clock: &Arc<dyn Clock>) -> QuerySettings {
+    pub(super) fn of_query(&self, clock: &Arc<dyn Clock>) -> QuerySettings {
         QuerySettings {
             no_data_batches: self.no_data_batches,
             watermark_policy: self.watermark_policy,
@@ -53,7 +53,7 @@ impl Settings {
     ///
     /// # Errors
     /// `InvalidOption` for an unknown name (with the near miss) or a bad value.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let short = name.strip_prefix("spark.sql.streaming.").unwrap_or(name);
         let short = short.strip_suffix(".enabled").unwrap_or(short);
         match short.to_lowercase().as_str() {

@@ -93,7 +93,8 @@ fn in_words(error: &Error) -> String {
     while let Some(cause) = next {
         let words = cause.to_string();
         // A cause from below is often the message again, with or without the layer's own prefix.
-        if !text.contains(&words) && !words.contains(error.message()) {
+        let own = words.split_once(": ").map_or(words.as_str(), |(_, rest)| rest);
+        if !text.contains(own) && !words.contains(error.message()) {
             text.push_str("\n  caused by: ");
             text.push_str(&words);
         }

@@ -20,6 +20,7 @@ pub mod file;
 pub mod foreach_batch;
 pub mod memory;
 pub mod noop;
+pub mod view;
 
 /// Which rows of the result leave in a batch. The words are Spark's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

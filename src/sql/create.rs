@@ -17,7 +17,7 @@ use super::words::{
 };
 use crate::options::nearest;
 
-/// CREATE [OR REPLACE] [UNBOUNDED] EXTERNAL TABLE ….
+/// CREATE \[OR REPLACE\] \[UNBOUNDED\] EXTERNAL TABLE ….
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateTable {
     /// OR REPLACE: an existing table gives way.
@@ -76,7 +76,7 @@ pub struct CreateMaterializedView {
     pub query: Box<Query>,
 }
 
-/// CREATE [OR REPLACE] [TEMPORARY] VIEW v AS ….
+/// CREATE \[OR REPLACE\] \[TEMPORARY\] VIEW v AS ….
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateView {
     /// The view's name.

@@ -158,7 +158,7 @@ impl Pass {
     /// Copies what a relation reads, up to its clauses; nothing where no relation stands here.
     fn source(&mut self) -> Parsed<Option<Source>> {
         match self.token(0) {
-            Token::LParen => self.from_parenthesis().map(Some),
+            Token::LParen => self.relation_in_parentheses().map(Some),
             Token::Word(_) if self.keyword(0) == Keyword::TABLE && *self.token(1) == Token::LParen => {
                 self.take();
                 self.take();
@@ -174,7 +174,7 @@ impl Pass {
     }
 
     /// Copies what stands in parentheses where a relation stands: a query, or tables that are joined.
-    fn from_parenthesis(&mut self) -> Parsed<Source> {
+    fn relation_in_parentheses(&mut self) -> Parsed<Source> {
         self.take();
         let starts_query = matches!(self.keyword(0), Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM);
         if starts_query {

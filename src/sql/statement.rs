@@ -20,7 +20,7 @@ use crate::error::Result;
 /// A statement, parsed and not planned.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
-    /// CREATE [UNBOUNDED] EXTERNAL TABLE ….
+    /// CREATE \[UNBOUNDED\] EXTERNAL TABLE ….
     CreateTable(CreateTable),
     /// CREATE FLOW … AS INSERT INTO ….
     CreateFlow(CreateFlow),
@@ -41,7 +41,7 @@ pub enum Statement {
         /// The value without its quotes.
         value: String,
     },
-    /// EXPLAIN [ANALYZE] [VERBOSE] ….
+    /// EXPLAIN \[ANALYZE\] \[VERBOSE\] ….
     Explain {
         /// ANALYZE: with what running it showed.
         analyze: bool,
@@ -81,14 +81,14 @@ pub enum Statement {
         /// IF EXISTS: no error where there is none.
         if_exists: bool,
     },
-    /// DROP [STREAMING] TABLE [IF EXISTS] t.
+    /// DROP \[STREAMING\] TABLE \[IF EXISTS\] t.
     DropTable {
         /// The table.
         name: TableReference,
         /// IF EXISTS: no error where there is none.
         if_exists: bool,
     },
-    /// DROP [MATERIALIZED] VIEW [IF EXISTS] v.
+    /// DROP \[MATERIALIZED\] VIEW \[IF EXISTS\] v.
     DropView {
         /// The view.
         name: TableReference,

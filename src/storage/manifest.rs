@@ -263,7 +263,7 @@ impl Manifest {
 fn first_of(number: u64) -> u64 {
     let count = number.saturating_add(1);
     let mut width = 1;
-    while count % (width * COMPACT_EVERY) == 0 {
+    while count.is_multiple_of(width * COMPACT_EVERY) {
         width *= COMPACT_EVERY;
     }
     count - width

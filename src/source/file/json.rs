@@ -188,7 +188,7 @@ impl<'de> Visitor<'de> for Slot<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         match &mut self.column.cells {
             Cells::List { child, .. } => {
-                while seq.next_element_seed(Slot { column: &mut **child, misfits: &mut *self.misfits })?.is_some() {}
+                while seq.next_element_seed(Slot { column: child, misfits: &mut *self.misfits })?.is_some() {}
                 self.column.end_nested();
                 Ok(())
             }
@@ -226,7 +226,7 @@ impl<'de> Visitor<'de> for Slot<'_> {
             Cells::Map { keys, values, .. } => {
                 while let Some(key) = map.next_key::<String>()? {
                     keys.push_json_text(&key);
-                    map.next_value_seed(Slot { column: &mut **values, misfits: &mut *self.misfits })?;
+                    map.next_value_seed(Slot { column: values, misfits: &mut *self.misfits })?;
                 }
                 self.column.end_nested();
                 Ok(())

@@ -38,7 +38,7 @@ impl FileOffset {
     }
 
     /// Adds what was read before.
-    pub(super) fn with_seen(mut self, (seen, mark): (Vec<(String, i64)>, Option<(u64, u64)>)) -> Self {
+    pub(super) fn with_seen(mut self, (seen, mark): super::seen::Remembered) -> Self {
         self.seen = Some(seen);
         self.mark = mark;
         self

@@ -8,6 +8,9 @@ use std::collections::HashMap;
 
 use super::listing::FileEntry;
 
+/// What an offset carries of the files read: paths (or names) with their times, and how far a table's manifest was read.
+pub(super) type Remembered = (Vec<(String, i64)>, Option<(u64, u64)>);
+
 /// How files are told apart and forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Memory {
@@ -63,7 +66,7 @@ impl Seen {
     }
 
     /// Forgets what is too old, and returns the rest, ordered.
-    pub(super) fn remembered(&mut self) -> (Vec<(String, i64)>, Option<(u64, u64)>) {
+    pub(super) fn remembered(&mut self) -> Remembered {
         if let Some(oldest_ms) = self.oldest_ms() {
             self.files.retain(|_, modified_ms| *modified_ms >= oldest_ms);
         }

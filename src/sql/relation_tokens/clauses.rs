@@ -85,7 +85,7 @@ impl Pass {
     fn watermark(&mut self) -> Parsed<WatermarkTokens> {
         self.at += 1;
         let start = self.at;
-        let name_at = self.to_delay()?;
+        let name_at = self.skip_to_delay()?;
         let expr = self.input.get(start..name_at.unwrap_or(self.at)).unwrap_or_default().to_vec();
         let alias = match name_at {
             None if is_column(&expr) => String::new(),
@@ -129,7 +129,7 @@ impl Pass {
     }
 
     /// Moves to the word DELAY that ends a watermark's expression; returns where an AS stands before it.
-    fn to_delay(&mut self) -> Parsed<Option<usize>> {
+    fn skip_to_delay(&mut self) -> Parsed<Option<usize>> {
         let (start, mut depth, mut name_at) = (self.at, 0_usize, None);
         loop {
             let keyword = self.keyword(0);
