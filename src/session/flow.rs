@@ -13,34 +13,34 @@ use futures::future::{BoxFuture, FutureExt, Shared, join_all};
 use super::start::QueryRequest;
 use super::{Inner, locked};
 use crate::error::{Error, Result};
-use crate::options::Options;
-use crate::query::Trigger;
-use crate::sink::{OutputMode, Sink};
 
-/// A query that SQL named, not yet started.
+/// A query that SQL named.
 #[derive(Clone)]
 pub(super) struct Flow {
-    pub(super) name: String,
-    pub(super) plan: LogicalPlan,
-    pub(super) mode: OutputMode,
-    pub(super) trigger: Trigger,
-    pub(super) checkpoint: Option<String>,
+    pub(super) request: QueryRequest,
     /// The table it writes.
     pub(super) target: String,
-    pub(super) format: String,
-    pub(super) location: Option<String>,
-    pub(super) options: Options,
-    pub(super) partition_by: Vec<String>,
-    /// What writes the target, where that is no format of the registry.
-    pub(super) own_sink: Option<Arc<dyn Sink>>,
     /// The tables it reads, streams and others.
     pub(super) reads: Vec<String>,
     /// Whether it was started (or is not to be).
     pub(super) started: bool,
 }
 
+impl Flow {
+    /// Makes a flow into `target`, not yet started.
+    pub(super) fn new(request: QueryRequest, target: String) -> Self {
+        let reads = tables_read(&request.plan);
+        Self { request, target, reads, started: false }
+    }
+
+    /// Returns its name.
+    pub(super) fn name(&self) -> &str {
+        &self.request.name
+    }
+}
+
 /// The names of the tables that `plan` scans.
-pub(super) fn tables_read(plan: &LogicalPlan) -> Vec<String> {
+fn tables_read(plan: &LogicalPlan) -> Vec<String> {
     let mut names = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
@@ -75,7 +75,9 @@ impl Inner {
             let flow = waiting[index].clone();
             let feeding = waiting.iter().enumerate().filter(|(i, f)| *i != index && flow.reads.contains(&f.target));
             let feeding: Vec<(String, bool, Ended)> = feeding
-                .filter_map(|(i, f)| Some((f.name.clone(), f.trigger.is_bounded(), ended.get(&i)?.clone())))
+                .filter_map(|(i, f)| {
+                    Some((f.name().to_string(), f.request.trigger.is_bounded(), ended.get(&i)?.clone()))
+                })
                 .collect();
             let (session, shared) = (Arc::clone(self), shared[index]);
             let run = async move { session.run_flow(flow, shared, feeding).await.map_err(Arc::new) };
@@ -99,35 +101,20 @@ impl Inner {
             if (bounded || ended.peek().is_some())
                 && let Err(error) = ended.await
             {
-                return Err(
-                    Error::copy_of(&error).context(format!("flow {} did not run, since flow {name} failed", flow.name))
-                );
+                return Err(Error::copy_of(&error)
+                    .context(format!("flow {} did not run, since flow {name} failed", flow.name())));
             }
         }
         if *self.stopping.borrow() {
             return Ok(());
         }
-        let mut options = flow.options.clone();
-        if shared && flow.location.is_some() {
-            options.set("shared", true);
+        let mut request = flow.request;
+        if shared && request.path.is_some() {
+            request.options.set("shared", true);
         }
-        let name = flow.name.clone();
+        let name = request.name.clone();
         let named = |e: Error| e.context(format!("flow {name}"));
-        let query = self
-            .start(QueryRequest {
-                name: flow.name,
-                plan: flow.plan,
-                mode: flow.mode,
-                trigger: flow.trigger,
-                format: flow.format,
-                path: flow.location,
-                options,
-                partition_by: flow.partition_by,
-                checkpoint: flow.checkpoint,
-                own_sink: flow.own_sink,
-            })
-            .await
-            .map_err(named)?;
+        let query = self.start(request).await.map_err(named)?;
         query.await_termination().await.map_err(named)
     }
 }
@@ -142,7 +129,7 @@ fn in_order(flows: &[Flow]) -> Result<Vec<usize>> {
                 || flows[i].reads.contains(&flows[i].target)
         };
         let Some(next) = (0..flows.len()).find(|i| !done[*i] && !blocked(*i)) else {
-            let circle: Vec<&str> = (0..flows.len()).filter(|i| !done[*i]).map(|i| flows[i].name.as_str()).collect();
+            let circle: Vec<&str> = (0..flows.len()).filter(|i| !done[*i]).map(|i| flows[i].name()).collect();
             return Err(Error::invalid_query(format!(
                 "the flows {} feed each other in a circle: none of them can come first",
                 circle.join(", ")

@@ -11,7 +11,8 @@ use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 
 use super::catalog::{MEMORY, declared};
-use super::flow::{Flow, tables_read};
+use super::flow::Flow;
+use super::start::QueryRequest;
 use super::{Inner, locked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
@@ -118,7 +119,7 @@ impl Inner {
             Statement::DescribeFlow { name } => return self.describe_flow(&name).map_err(here),
             Statement::StartFlow { name } => {
                 self.flow(&name).map_err(here)?;
-                if let Some(flow) = locked(&self.flows).iter_mut().find(|f| f.name == name) {
+                if let Some(flow) = locked(&self.flows).iter_mut().find(|f| f.name() == name) {
                     flow.started = false;
                 }
             }
@@ -136,7 +137,7 @@ impl Inner {
                 if !if_exists {
                     found.map_err(here)?;
                 }
-                locked(&self.flows).retain(|f| f.name != name);
+                locked(&self.flows).retain(|f| f.name() != name);
             }
             Statement::DropTable { name, if_exists } | Statement::DropView { name, if_exists } => {
                 self.drop_table(&name, if_exists).map_err(here)?;
@@ -172,8 +173,8 @@ impl Inner {
 
     fn flow(&self, name: &str) -> Result<Flow> {
         let flows = locked(&self.flows);
-        flows.iter().find(|f| f.name == name).cloned().ok_or_else(|| {
-            let names: Vec<&str> = flows.iter().map(|f| f.name.as_str()).collect();
+        flows.iter().find(|f| f.name() == name).cloned().ok_or_else(|| {
+            let names: Vec<&str> = flows.iter().map(Flow::name).collect();
             Error::invalid_query(format!("there is no flow '{name}'; flows: {}", names.join(", ")))
         })
     }
@@ -211,7 +212,7 @@ impl Inner {
     /// Unnamed flows take the target's name; a second one into the same target a number.
     fn free_name(&self, target: &str) -> String {
         let flows = locked(&self.flows);
-        let taken = |name: &str| flows.iter().any(|f| f.name == name);
+        let taken = |name: &str| flows.iter().any(|f| f.name() == name);
         let numbered = (2..).map(|n| format!("{target}_{n}"));
         std::iter::once(target.to_string()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
     }
@@ -249,49 +250,34 @@ impl Inner {
             }
             _ => None,
         };
-        let flow = Flow {
+        let request = QueryRequest {
             name,
-            reads: tables_read(&plan),
             mode,
             trigger: clauses.trigger.map_or(self.settings().trigger, trigger),
             checkpoint: clauses.checkpoint,
-            target,
             format: table.format.clone().unwrap_or_default(),
-            location: table.location.clone(),
+            path: table.location.clone(),
             options: sink_options(&table),
             partition_by: table.partition_by.clone(),
             own_sink,
-            started: false,
             plan,
         };
-        self.check_sink(&flow, &planned).await.map_err(here)?;
-        if FILE_FORMATS.contains(&flow.format.as_str()) {
+        self.check_sink(&request, &planned).await.map_err(here)?;
+        if FILE_FORMATS.contains(&request.format.as_str()) {
             self.register_files(&table, Some(Arc::clone(&planned.schema))).await.map_err(here)?;
         }
-        locked(&self.flows).push(flow);
+        locked(&self.flows).push(Flow::new(request, target));
         Ok(())
     }
 
     /// Makes the flow's sink once, to see that it can be made.
-    async fn check_sink(&self, flow: &Flow, planned: &StreamPlan) -> Result<()> {
-        let request = super::start::QueryRequest {
-            name: flow.name.clone(),
-            plan: flow.plan.clone(),
-            mode: flow.mode,
-            trigger: flow.trigger,
-            format: flow.format.clone(),
-            path: flow.location.clone(),
-            options: flow.options.clone(),
-            partition_by: flow.partition_by.clone(),
-            checkpoint: None,
-            own_sink: None,
-        };
-        if flow.own_sink.is_some() {
+    async fn check_sink(&self, request: &QueryRequest, planned: &StreamPlan) -> Result<()> {
+        if request.own_sink.is_some() {
             return Ok(());
         }
-        let sink = self.make_sink(&request, &planned.schema).await?;
-        if !sink.supports(flow.mode) {
-            return Err(super::start::unsupported_mode(sink.as_ref(), flow.mode));
+        let sink = self.make_sink(request, &planned.schema).await?;
+        if !sink.supports(request.mode) {
+            return Err(super::start::unsupported_mode(sink.as_ref(), request.mode));
         }
         Ok(())
     }
@@ -340,22 +326,19 @@ impl Inner {
             Some(place) => Arc::new(ViewSink::new(view, open_place(place).map_err(here)?.below("view"))),
             None => Arc::new(MemorySink::new(view)),
         };
-        let flow = Flow {
-            reads: tables_read(&plan),
+        let request = QueryRequest {
             name: self.free_name(&name),
             plan,
             mode,
             trigger: clauses.trigger.map_or(self.settings().trigger, trigger),
             checkpoint: clauses.checkpoint,
-            target: name,
             format: MEMORY.to_string(),
-            location: None,
+            path: None,
             options: Options::new(),
             partition_by: Vec::new(),
             own_sink: Some(sink),
-            started: false,
         };
-        locked(&self.flows).push(flow);
+        locked(&self.flows).push(Flow::new(request, name));
         Ok(())
     }
 
@@ -385,7 +368,7 @@ impl Inner {
         let (plan, mode) = match what {
             Explained::Flow(name) => {
                 let flow = self.flow(&name).map_err(|e| at(e, piece))?;
-                (flow.plan, flow.mode)
+                (flow.request.plan, flow.request.mode)
             }
             Explained::Statement(statement) => match *statement {
                 Statement::Query(query) => (self.plan(*query, piece).await?, OutputMode::Append),
@@ -430,12 +413,18 @@ impl Inner {
         let rows: Vec<Vec<String>> = flows
             .iter()
             .map(|flow| {
-                let state = match self.queries.get(&flow.name) {
+                let state = match self.queries.get(flow.name()) {
                     Some(query) => query.status().message,
                     None if flow.started => "Ended".to_string(),
                     None => "Waiting to start".to_string(),
                 };
-                vec![flow.name.clone(), flow.target.clone(), flow.mode.to_string(), flow.trigger.to_string(), state]
+                vec![
+                    flow.name().to_string(),
+                    flow.target.clone(),
+                    flow.request.mode.to_string(),
+                    flow.request.trigger.to_string(),
+                    state,
+                ]
             })
             .collect();
         self.text_rows(&["flow", "target", "output_mode", "trigger", "state"], &rows)
@@ -445,13 +434,13 @@ impl Inner {
         let flow = self.flow(name)?;
         let fact = |what: &str, is: String| vec![what.to_string(), is];
         let mut facts = vec![
-            fact("flow", flow.name.clone()),
+            fact("flow", flow.name().to_string()),
             fact("target", flow.target.clone()),
             fact("reads", flow.reads.join(", ")),
-            fact("output mode", flow.mode.to_string()),
-            fact("trigger", flow.trigger.to_string()),
-            fact("checkpoint", flow.checkpoint.clone().unwrap_or_else(|| "beside the sink".to_string())),
-            fact("stateful", stream_plan::is_stateful(&flow.plan).to_string()),
+            fact("output mode", flow.request.mode.to_string()),
+            fact("trigger", flow.request.trigger.to_string()),
+            fact("checkpoint", flow.request.checkpoint.clone().unwrap_or_else(|| "beside the sink".to_string())),
+            fact("stateful", stream_plan::is_stateful(&flow.request.plan).to_string()),
         ];
         if let Some(progress) = self.queries.get(name).and_then(|q| q.last_progress()) {
             facts.push(fact("last progress", progress.json()));
@@ -477,22 +466,19 @@ impl Inner {
                 break;
             }
         }
-        let flow = Flow {
-            reads: tables_read(&plan),
+        let request = QueryRequest {
             name: self.free_name("console"),
             plan,
             mode,
             trigger: self.settings().trigger,
             checkpoint: None,
-            target: String::new(),
             format: "console".to_string(),
-            location: None,
+            path: None,
             options: Options::new(),
             partition_by: Vec::new(),
             own_sink: None,
-            started: false,
         };
-        locked(&self.flows).push(flow);
+        locked(&self.flows).push(Flow::new(request, String::new()));
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::sink::{OutputMode, Sink, SinkSpec};
 use crate::storage::{DurableStore, ObjectBackedStore, open_place};
 
 /// What is to be started.
+#[derive(Clone)]
 pub(super) struct QueryRequest {
     pub(super) name: String,
     pub(super) plan: LogicalPlan,

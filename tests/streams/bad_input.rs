@@ -97,7 +97,7 @@ impl Place {
     /// and no table may change.
     pub(crate) async fn refused(&self, script: &str, kind: ErrorKind, words: &[&str]) -> Error {
         let before = self.seen();
-        let Outcome { lines, end } = run_script(script).await;
+        let Outcome { lines, end, .. } = run_script(script).await;
         let Err(error) = end else { panic!("should be refused with {words:?}:\n{script}") };
         assert_eq!(error.kind(), kind, "{error}\n{script}");
         let text = error.to_string();

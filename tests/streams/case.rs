@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use millstream::error::Error;
-use millstream::session::Session;
+use millstream::query::progress::StreamingQueryProgress;
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::answer::{Answer, answer, bag, first_difference};
+use crate::watched::Watched;
 
 /// The time of modification of a table's first file, in seconds since 1970; each further file is ten seconds younger.
 const FIRST_FILE_SECONDS: u64 = 1_767_225_600;
@@ -65,6 +65,14 @@ pub(crate) struct Case {
 pub(crate) struct Batch {
     pub(crate) batch_id: i64,
     pub(crate) rows: Rows,
+    /// The watermark it ran with.
+    #[serde(default)]
+    pub(crate) watermark: Option<String>,
+    #[serde(default)]
+    pub(crate) input_rows: Option<u64>,
+    /// Rows that were too late, over all operators.
+    #[serde(default)]
+    pub(crate) dropped_late: Option<u64>,
 }
 
 /// One run of a query over a checkpoint: the files that came since the last one, and what it prints.
@@ -203,23 +211,22 @@ fn setting(value: &str) -> String {
 /// What a script did: the lines it printed, and how it ended.
 pub(crate) struct Outcome {
     pub(crate) lines: Vec<Value>,
+    pub(crate) reports: Vec<StreamingQueryProgress>,
     pub(crate) end: Result<(), Error>,
 }
 
 /// Runs a script in a session of its own until every flow has ended.
 pub(crate) async fn run_script(script: &str) -> Outcome {
-    let printed = Arc::new(Mutex::new(Vec::<u8>::new()));
-    let shared = Arc::clone(&printed);
-    let writer: Arc<Mutex<dyn Write + Send>> = shared;
-    let session = Session::builder().console_output(writer).build();
-    let end = match tokio::time::timeout(PATIENCE, session.run_script(script)).await {
+    let watched = Watched::new();
+    let end = match tokio::time::timeout(PATIENCE, watched.session.run_script(script)).await {
         Ok(end) => end,
         Err(_) => Err(Error::internal(format!("no answer in {} s", PATIENCE.as_secs()))),
     };
-    let text = String::from_utf8(printed.lock().unwrap().clone()).unwrap();
+    let text = watched.printed();
     let parse =
         |line: &str| -> Value { serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON: {e}: {line}")) };
-    Outcome { lines: text.lines().filter(|line| !line.trim().is_empty()).map(parse).collect(), end }
+    let lines = text.lines().filter(|line| !line.trim().is_empty()).map(parse).collect();
+    Outcome { lines, reports: watched.reports.all(), end }
 }
 
 /// Runs a case and says how its answer differs from what is expected, or nothing where it does not.
@@ -228,13 +235,14 @@ pub(crate) async fn judge(case: &Case) -> Option<String> {
     let runs = case.runs();
     for (number, run) in runs.iter().enumerate() {
         home.add_files(&run.files);
-        let Outcome { lines, end } = run_script(&home.script(case)).await;
+        let Outcome { lines, reports, end } = run_script(&home.script(case)).await;
         let verdict = match (&case.refused, end) {
             (Some(_), Err(_)) if lines.is_empty() => None,
             (Some(reason), Err(_)) => Some(format!("printed rows before it was refused ({reason})")),
             (Some(reason), Ok(())) => Some(format!("should be refused ({reason})")),
             (None, Err(error)) => Some(format!("failed: {error}")),
-            (None, Ok(())) => first_difference(&expected(&run.expected), &answer(&lines)),
+            (None, Ok(())) => first_difference(&expected(&run.expected), &answer(&lines))
+                .or_else(|| run.expected.iter().find_map(|batch| differs_in_report(batch, &reports))),
         };
         if let Some(why) = verdict {
             let which = if runs.len() > 1 { format!("run {number}, ") } else { String::new() };
@@ -242,6 +250,20 @@ pub(crate) async fn judge(case: &Case) -> Option<String> {
         }
     }
     None
+}
+
+/// How a batch's report differs from what is expected of it.
+fn differs_in_report(batch: &Batch, reports: &[StreamingQueryProgress]) -> Option<String> {
+    let id = batch.batch_id;
+    let Some(report) = reports.iter().find(|r| r.batch_id == id && r.ran_batch()) else {
+        return Some(format!("batch {id} was not reported"));
+    };
+    let late: u64 = report.state_operators.iter().map(|o| o.num_rows_dropped_by_watermark).sum();
+    let watermark = report.event_time.get("watermark").map(|w| w.trim_end_matches('Z').to_string());
+    let expected = (batch.watermark.clone(), batch.input_rows, batch.dropped_late);
+    let given =
+        (expected.0.as_ref().and(watermark), expected.1.map(|_| report.num_input_rows), expected.2.map(|_| late));
+    (given != expected).then(|| format!("batch {id}: (watermark, rows in, late) {given:?}, expected {expected:?}"))
 }
 
 /// What is expected, as an answer.

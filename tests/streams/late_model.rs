@@ -107,7 +107,7 @@ async fn judge(stream: &Late) -> Result<(), String> {
     let mut home = Home::new(&case);
     home.add_files(&case.streams);
     let script = home.script(&case);
-    let Outcome { lines, end } = run_script(&script).await;
+    let Outcome { lines, end, .. } = run_script(&script).await;
     end.map_err(|error| format!("failed: {error}\n{script}"))?;
     match first_difference(&answer(&model(stream).lines), &answer(&lines)) {
         Some(why) => Err(format!("{why}\n{script}")),

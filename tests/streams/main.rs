@@ -27,4 +27,5 @@ mod scenario;
 mod shown;
 mod spark_cases;
 mod sql_scripts;
+mod values;
 mod watched;

@@ -220,7 +220,7 @@ async fn judge(scenario: &Scenario) -> Result<(), String> {
     let mut home = Home::new(&case);
     home.add_files(&case.streams);
     let script = home.script(&case);
-    let Outcome { lines, end } = run_script(&script).await;
+    let Outcome { lines, end, .. } = run_script(&script).await;
     end.map_err(|error| format!("failed: {error}\n{script}"))?;
     let batch = batch_rows(&home, &case, &query.over_tables()).await?;
     let watermark = timestamp(FAR_FUTURE_MS - DELAY_SECONDS * 1000);

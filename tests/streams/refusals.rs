@@ -59,7 +59,7 @@ async fn judge(shape: &Shape, mode: &str, verdict: Verdict) -> Option<String> {
     let case = case(&shape.sql, mode);
     let mut home = Home::new(&case);
     home.add_files(&case.streams);
-    let Outcome { lines, end } = run_script(&home.script(&case)).await;
+    let Outcome { lines, end, .. } = run_script(&home.script(&case)).await;
     let error = match (verdict, end) {
         (Verdict::Ok, Ok(())) if lines.is_empty() => {
             return Some("accepted, but printed no batch".to_string());

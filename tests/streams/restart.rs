@@ -35,7 +35,7 @@ async fn judge(query: &Query) -> Result<(), String> {
 
     let mut unbroken = Home::new(&case);
     unbroken.add_files(&case.streams);
-    let Outcome { lines, end } = run_script(&unbroken.script(&case)).await;
+    let Outcome { lines, end, .. } = run_script(&unbroken.script(&case)).await;
     end.map_err(|error| format!("the unbroken run failed: {error}"))?;
     let want = settled(query, &lines).map_err(|why| format!("the unbroken run: {why}"))?;
 
@@ -45,14 +45,14 @@ async fn judge(query: &Query) -> Result<(), String> {
         for (table, files) in &case.streams {
             home.add_file(table, &files[file]);
         }
-        let Outcome { lines, end } = run_script(&home.script(&case)).await;
+        let Outcome { lines, end, .. } = run_script(&home.script(&case)).await;
         end.map_err(|error| format!("run {file} failed: {error}"))?;
         if lines.is_empty() {
             return Err(format!("run {file} printed nothing"));
         }
         printed.extend(lines);
     }
-    let Outcome { lines, end } = run_script(&home.script(&case)).await;
+    let Outcome { lines, end, .. } = run_script(&home.script(&case)).await;
     end.map_err(|error| format!("the run without new files failed: {error}"))?;
     if !lines.is_empty() {
         return Err(format!("the run without new files printed {lines:?}"));

@@ -1,0 +1,60 @@
+//! How values behave: the rows of ARCHITECTURE's table «Where values differ from Spark», each held to what it says.
+
+use datafusion::arrow::util::display::array_value_to_string;
+use millstream::session::Session;
+
+/// The rows of a query, as text.
+async fn rows(sql: &str) -> Result<Vec<Vec<String>>, millstream::error::Error> {
+    let session = Session::new();
+    let batches = session.sql(sql).await?.collect().await?;
+    let mut rows = Vec::new();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            rows.push(batch.columns().iter().map(|c| array_value_to_string(c, row).unwrap()).collect());
+        }
+    }
+    Ok(rows)
+}
+
+async fn one(sql: &str) -> String {
+    rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"))[0][0].clone()
+}
+
+#[tokio::test]
+async fn integers() {
+    assert_eq!(one("SELECT 7 / 2").await, "3");
+    assert!(rows("SELECT 7 / (v - v) FROM (VALUES (1)) AS t(v)").await.is_err());
+    assert_eq!(one("SELECT arrow_typeof(1)").await, "Int64");
+    assert_eq!(one("SELECT v + 1 FROM (VALUES (9223372036854775807)) AS t(v)").await, "-9223372036854775808");
+}
+
+#[tokio::test]
+async fn nulls_are_least() {
+    let order = |clause: &str| {
+        format!("SELECT coalesce(CAST(v AS STRING), 'null') FROM (VALUES (2), (NULL), (1)) AS t(v) ORDER BY v {clause}")
+    };
+    let flat = |rows: Vec<Vec<String>>| rows.into_iter().flatten().collect::<Vec<_>>();
+    assert_eq!(flat(rows(&order("")).await.unwrap()), ["null", "1", "2"]);
+    assert_eq!(flat(rows(&order("DESC")).await.unwrap()), ["2", "1", "null"]);
+}
+
+#[tokio::test]
+async fn names_become_lower_case_unless_quoted() {
+    assert_eq!(one("SELECT ABC FROM (SELECT 1 AS abc)").await, "1");
+    assert!(rows("SELECT \"ABC\" FROM (SELECT 1 AS abc)").await.is_err());
+}
+
+#[tokio::test]
+async fn text_and_time() {
+    assert_eq!(one("SELECT arrow_typeof(CAST(1 AS STRING))").await, "Utf8");
+    assert_eq!(one("SELECT CAST('abcdef' AS VARCHAR(3))").await, "abcdef");
+    assert!(one("SELECT arrow_typeof(CAST('2026-01-01' AS TIMESTAMP))").await.starts_with("Timestamp(µs"));
+    assert!(rows("SET TIME ZONE 'Europe/Zurich'").await.is_err());
+    assert!(rows("SET TIME ZONE 'UTC'").await.is_ok());
+}
+
+#[tokio::test]
+async fn on_a_clash_of_names_sparks_function_wins() {
+    assert_eq!(one("SELECT coalesce(concat('a', NULL), 'null')").await, "null");
+    assert_eq!(one("SELECT substring('Spark', 0, 2)").await, "Sp");
+}
