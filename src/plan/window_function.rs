@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::error::{Error, Result};
-use crate::interval::{duration_us, interval_us};
+use crate::interval::{interval_us, parse_interval};
 use crate::operator::event_time::{TIME, WindowSpec, window_fields};
 
 /// The function's name, and the name of the column it makes.
@@ -107,7 +107,7 @@ fn not_literal() -> Error {
 fn duration_of(value: &ScalarValue) -> Result<i64> {
     match value {
         ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => {
-            duration_us(text)
+            interval_us(&parse_interval(text)?)
         }
         ScalarValue::IntervalMonthDayNano(Some(interval)) => interval_us(interval),
         ScalarValue::IntervalDayTime(Some(v)) => {

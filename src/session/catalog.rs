@@ -53,8 +53,8 @@ impl Inner {
         }
         let reads = registry.has_source(&format);
         let is_file = FILE_FORMATS.contains(&format.as_str());
-        if table.watermark.is_some() && !unbounded && (is_file || !reads) {
-            return Err(Error::invalid_query(format!("WATERMARK FOR needs CREATE UNBOUNDED EXTERNAL TABLE {name}")));
+        if table.watermark.is_some() && !reads {
+            return Err(Error::invalid_query(format!("WATERMARK FOR: nothing can be read from table '{name}'")));
         }
         if is_file && table.location.is_none() {
             return Err(Error::invalid_query(format!("table '{name}' needs a LOCATION: the directory of its files")));
@@ -128,7 +128,7 @@ impl Inner {
             schema: file_format.schema(),
             provider: self.registry().source(&format)?,
             spec,
-            watermark: None,
+            watermark: table.watermark.as_ref().map(|w| (w.column.clone(), w.delay_us)),
             identified_by: None,
         };
         let provider: Arc<dyn TableProvider> =

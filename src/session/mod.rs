@@ -264,5 +264,8 @@ fn context(link: Arc<SessionLink>) -> SessionContext {
     context.add_analyzer_rule(Arc::new(WindowInBatch));
     // It makes two aggregates of one, which a stream cannot do batch by batch.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
+    // They name what they move after the column: over a column called window that is ambiguous.
+    context.remove_optimizer_rule("extract_leaf_expressions");
+    context.remove_optimizer_rule("push_down_leaf_projections");
     context
 }

@@ -45,9 +45,25 @@ impl Inner {
         let pieces = split_script(text)?;
         // Everything is parsed before anything is done.
         let statements = pieces.iter().map(parse_statement).collect::<Result<Vec<_>>>()?;
+        // A flow may read a table whose columns a flow below it gives: it is planned again when that is known.
+        let mut waiting: Vec<(&Piece, Error)> = Vec::new();
         for (piece, statement) in pieces.iter().zip(statements) {
             let query = matches!(statement, Statement::Query(_));
-            match self.carry_out(statement, piece).await? {
+            let flow = matches!(statement, Statement::CreateFlow(_) | Statement::Insert(_));
+            if !flow {
+                self.plan_waiting(&mut waiting).await?;
+                if query && let Some((_, error)) = waiting.drain(..).next() {
+                    return Err(error);
+                }
+            }
+            let done = match self.carry_out(statement, piece).await {
+                Err(error) if flow && error.kind() == ErrorKind::InvalidQuery => {
+                    waiting.push((piece, error));
+                    continue;
+                }
+                other => other?,
+            };
+            match done {
                 Done::Rows(dataframe) if is_streaming(dataframe.logical_plan()) => self.to_console(*dataframe).await?,
                 Done::Rows(dataframe) => {
                     // What a query reads may be what a flow above it writes.
@@ -64,7 +80,27 @@ impl Inner {
                 Done::Nothing => {}
             }
         }
-        self.run_flows().await
+        self.plan_waiting(&mut waiting).await?;
+        match waiting.drain(..).next() {
+            Some((_, error)) => Err(error),
+            None => self.run_flows().await,
+        }
+    }
+
+    /// Plans flows that could not be planned before, as long as that gets any of them further.
+    async fn plan_waiting(self: &Arc<Self>, waiting: &mut Vec<(&Piece, Error)>) -> Result<()> {
+        loop {
+            let before = waiting.len();
+            for (piece, error) in std::mem::take(waiting) {
+                // The first error is the one to tell.
+                if self.carry_out(parse_statement(piece)?, piece).await.is_err() {
+                    waiting.push((piece, error));
+                }
+            }
+            if waiting.len() == before {
+                return Ok(());
+            }
+        }
     }
 
     /// Runs one statement. See [`super::Session::sql`].
@@ -125,6 +161,9 @@ impl Inner {
             }
             Statement::StopFlow { name } => {
                 self.flow(&name).map_err(here)?;
+                if let Some(flow) = locked(&self.flows).iter_mut().find(|f| f.name() == name) {
+                    flow.started = true;
+                }
                 if let Some(query) = self.queries.get(&name) {
                     query.stop().await?;
                 }
@@ -227,7 +266,8 @@ impl Inner {
     ) -> Result<()> {
         let here = |e: Error| at(e, piece);
         let target = insert.target.table().to_string();
-        let table = self.tables().get(&target).cloned().ok_or_else(|| {
+        let table = self.tables().get(&target).cloned();
+        let table = table.ok_or_else(|| {
             let tables: Vec<String> = self.tables().keys().cloned().collect();
             here(Error::invalid_query(format!(
                 "there is no table '{target}' to write to; tables: {}",
@@ -262,11 +302,48 @@ impl Inner {
             own_sink,
             plan,
         };
+        self.check_places(&request, &planned).map_err(here)?;
         self.check_sink(&request, &planned).await.map_err(here)?;
         if FILE_FORMATS.contains(&request.format.as_str()) {
             self.register_files(&table, Some(Arc::clone(&planned.schema))).await.map_err(here)?;
         }
         locked(&self.flows).push(Flow::new(request, target));
+        Ok(())
+    }
+
+    /// Refuses a flow that would read what it writes, share another's checkpoint, or mix columns in one table.
+    fn check_places(&self, request: &QueryRequest, planned: &StreamPlan) -> Result<()> {
+        let place = |text: &str| normal_path(text);
+        if let Some(sink) = request.path.as_deref().map(place) {
+            for source in planned.sources.iter().filter_map(|s| s.table.spec.path.as_deref()) {
+                if sink.starts_with(place(source)) {
+                    return Err(Error::invalid_query(format!(
+                        "the flow '{}' reads {source} and writes into it: it would read its own rows in a circle",
+                        request.name
+                    )));
+                }
+            }
+        }
+        for other in locked(&self.flows).iter().map(|f| &f.request).filter(|r| !r.format.is_empty()) {
+            if let (Some(a), Some(b)) = (&request.checkpoint, &other.checkpoint)
+                && place(a) == place(b)
+            {
+                return Err(Error::invalid_query(format!(
+                    "the flows '{}' and '{}' have one CHECKPOINT, '{a}': give each its own",
+                    other.name, request.name
+                )));
+            }
+            let same_place = matches!((&request.path, &other.path), (Some(a), Some(b)) if place(a) == place(b));
+            let columns = |plan: &LogicalPlan| -> Vec<(String, DataType)> {
+                plan.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
+            };
+            if same_place && columns(&request.plan) != columns(&other.plan) {
+                return Err(Error::invalid_query(format!(
+                    "the flows '{}' and '{}' write other columns into one table: declare the table's columns",
+                    other.name, request.name
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -566,9 +643,48 @@ fn fit(plan: LogicalPlan, table: &TableDefinition, insert: &Insert) -> Result<Lo
             Some(place) => Expr::Column(Column::from(schema.qualified_field(place))),
             None => Expr::Literal(datafusion::common::ScalarValue::Null, None),
         };
+        let given = source.get_type(&schema)?;
+        if !fits(&given, field.data_type()) {
+            return Err(Error::invalid_query(format!(
+                "column '{}' of table '{name}' is {}, the query gives {given}: CAST it in the query, or put the columns in \
+                 the table's order",
+                field.name(),
+                field.data_type()
+            )));
+        }
         columns.push(source.cast_to(field.data_type(), &schema)?.alias(field.name()));
     }
     Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
+}
+
+/// Whether values of one type can stand for another without a reading of text that may fail.
+fn fits(given: &DataType, wanted: &DataType) -> bool {
+    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let time = |t: &DataType| matches!(t, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
+    given == wanted
+        || *given == DataType::Null
+        || text(wanted)
+        || (given.is_numeric() && wanted.is_numeric())
+        || (time(given) && time(wanted))
+        || given.is_nested()
+        || (!text(given) && !given.is_numeric() && !time(given) && *given != DataType::Boolean)
+}
+
+/// A path with nothing relative in it, to compare.
+fn normal_path(text: &str) -> std::path::PathBuf {
+    let text = text.strip_prefix("file://").unwrap_or(text);
+    let absolute = std::path::absolute(text).unwrap_or_else(|_| text.into());
+    let mut normal = std::path::PathBuf::new();
+    for part in absolute.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                normal.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
 }
 
 fn rename(plan: LogicalPlan, names: &[String]) -> Result<LogicalPlan> {

@@ -105,7 +105,11 @@ fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
                     request.name
                 )));
             }
-            open_place(&format!("{}/_millstream/{}", path.trim_end_matches('/'), request.name))
+            // A name is anything; a folder's name must not lead elsewhere.
+            let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+            let encode = |c: char| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) };
+            let folder: String = request.name.chars().map(encode).collect();
+            open_place(&format!("{}/_millstream/{folder}", path.trim_end_matches('/')))
         }
         (None, None) => {
             Ok(Arc::new(ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default())))

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use clap::Subcommand;
 
-use crate::checkpoint::{copy, inspect, rewind};
+use crate::checkpoint::{copy, inspect, query_id, rewind};
 use crate::error::{Error, Result};
 use crate::storage::manifest::Manifest;
 use crate::storage::open_place;
@@ -68,7 +68,7 @@ async fn published(directory: &str, sink: Option<&str>) -> Result<Option<i64>> {
     let Some(table) = sink.or_else(|| enclosing_table(directory)) else {
         return Ok(None);
     };
-    let query_id = inspect(open_place(directory)?).await?.query_id;
+    let query_id = query_id(open_place(directory)?.as_ref()).await?;
     let last = Manifest::new(open_place(table)?).last_batch(&query_id).await?;
     if last.is_none() && sink.is_some() {
         // A mistyped table must not pass for one that holds nothing yet.

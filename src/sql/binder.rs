@@ -13,9 +13,11 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, SetExpr, SetOperator, Statement, TableFactor,
-    Value, VisitMut, VisitorMut,
+    self, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, GroupByWithModifier, Ident, ObjectName, Query, SetExpr,
+    SetOperator, Statement, TableFactor, Value, VisitMut, VisitorMut,
 };
+
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::script::{Location, Piece};
 use super::stream_relation::STREAM_FUNCTION;
@@ -101,7 +103,7 @@ impl VisitorMut for Rewrite {
     fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<Self::Break> {
         // Spark's DISTRIBUTE BY only says how rows lie in memory.
         select.distribute_by.clear();
-        ControlFlow::Continue(())
+        rolled_up(&mut select.group_by)
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
@@ -126,7 +128,7 @@ impl VisitorMut for Rewrite {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         if let Expr::Function(function) = expr
-            && ["explode", "explode_outer"].iter().any(|name| function.name.to_string().eq_ignore_ascii_case(name))
+            && function.name.to_string().eq_ignore_ascii_case("explode")
         {
             function.name = ObjectName::from(vec![Ident::new("unnest")]);
         }
@@ -144,6 +146,24 @@ impl Rewrite {
     }
 }
 
+/// GROUP BY a, b WITH ROLLUP is GROUP BY ROLLUP (a, b), and so on: the planner knows only the latter.
+fn rolled_up(group_by: &mut GroupByExpr) -> ControlFlow<Box<Error>> {
+    let GroupByExpr::Expressions(exprs, modifiers) = group_by else { return ControlFlow::Continue(()) };
+    let all = |exprs: &mut Vec<Expr>| std::mem::take(exprs).into_iter().map(|e| vec![e]).collect();
+    match modifiers.as_slice() {
+        [] => return ControlFlow::Continue(()),
+        [GroupByWithModifier::Rollup] => *exprs = vec![Expr::Rollup(all(exprs))],
+        [GroupByWithModifier::Cube] => *exprs = vec![Expr::Cube(all(exprs))],
+        [GroupByWithModifier::GroupingSets(sets)] => *exprs = vec![sets.clone()],
+        other => {
+            let what = other.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            return ControlFlow::Break(Box::new(Error::unsupported(format!("GROUP BY … {what} is not supported"))));
+        }
+    }
+    modifiers.clear();
+    ControlFlow::Continue(())
+}
+
 fn literal(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Value(value) => match &value.value {
@@ -156,7 +176,17 @@ fn literal(expr: &Expr) -> Option<String> {
 
 /// `SELECT * FROM table`, the table's name as text with its quotes.
 fn select_all(table: String) -> Result<Query> {
-    let parsed = super::script::parse_query(&format!("SELECT * FROM {table}"))?;
+    let mut parsed = super::script::parse_query(&format!("SELECT * FROM {table}"))?;
+    // Places in this text are none of the script's.
+    let cleared: ControlFlow<()> = ast::visit_relations_mut(&mut parsed, |name| {
+        for part in &mut name.0 {
+            if let ast::ObjectNamePart::Identifier(ident) = part {
+                ident.span = Span::empty();
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    debug_assert!(cleared.is_continue());
     Ok(parsed)
 }
 

@@ -27,5 +27,6 @@ mod scenario;
 mod shown;
 mod spark_cases;
 mod sql_scripts;
+mod statements;
 mod values;
 mod watched;

@@ -111,10 +111,12 @@ impl Pieces {
             self.position = end;
             let bytes = if start == 0 { bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes) } else { &bytes[..] };
             let mut piece = std::mem::take(&mut self.carry);
+            let carried = piece.len();
             piece.extend_from_slice(bytes);
             if end < self.file.size {
-                match piece.iter().rposition(|byte| *byte == b'\n') {
-                    Some(newline) => self.carry = piece.split_off(newline + 1),
+                // What was carried holds no line's end: only what is new is looked at.
+                match piece[carried..].iter().rposition(|byte| *byte == b'\n') {
+                    Some(newline) => self.carry = piece.split_off(carried + newline + 1),
                     None => {
                         self.carry = piece;
                         continue;

@@ -11,7 +11,7 @@ use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::SendableRecordBatchStream;
@@ -110,6 +110,16 @@ fn position(schema: &Schema, field: &Field) -> Option<usize> {
 fn cast_column(column: &ArrayRef, field: &Field, file: &str) -> Result<ArrayRef> {
     if column.data_type() == field.data_type() {
         return Ok(Arc::clone(column));
+    }
+    let (from, to) = (column.data_type(), field.data_type());
+    // Arrow would make times and truths of numbers without a word.
+    let other_meaning = |t: &DataType| matches!(t, DataType::Boolean) || t.is_temporal();
+    if from.is_numeric() && other_meaning(to) || to.is_numeric() && other_meaning(from) {
+        return Err(Error::data_invalid(format!(
+            "{file}: column '{}' is {from} in the file and {to} as declared, which mean different things; declare it as it \
+             is in the file",
+            field.name()
+        )));
     }
     let options = CastOptions { safe: false, ..CastOptions::default() };
     cast_with_options(column, field.data_type(), &options).map_err(|e| {
