@@ -21,6 +21,7 @@ use crate::sql::relation::StreamRelations;
 
 mod catalog;
 pub mod dataframe;
+mod declare;
 mod flow;
 pub mod reader;
 mod registry;
