@@ -7,7 +7,7 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::nodes::{GlobalLimitNode, StatefulAggregateNode, WatermarkNode, as_node};
-use super::window_function::{WINDOW, WINDOW_TIME, WINDOWS, window_call};
+use super::window_function::{WINDOW, WINDOW_TIME, WINDOWS, window_spec};
 use crate::operator::event_time::EventKey;
 
 /// How a column stands for the event time.
@@ -76,16 +76,9 @@ pub fn event_expr(input: &LogicalPlan, expr: &Expr) -> Option<EventColumn> {
         Expr::Alias(alias) => event_expr(input, &alias.expr),
         Expr::Column(column) => event_column(input, column),
         Expr::ScalarFunction(call) => match (call.func.name(), call.args.as_slice()) {
-            (WINDOW | WINDOWS, [time, ..]) => {
+            (WINDOW | WINDOWS, [time, durations @ ..]) => {
                 event_expr(input, time)?;
-                let as_window = datafusion::logical_expr::Expr::ScalarFunction(
-                    datafusion::logical_expr::expr::ScalarFunction::new_udf(
-                        std::sync::Arc::new(super::window_function::functions().swap_remove(0)),
-                        call.args.clone(),
-                    ),
-                );
-                let (_, spec) = window_call(&as_window)?;
-                Some(EventColumn::Window { size_us: spec.ok()?.size_us })
+                Some(EventColumn::Window { size_us: window_spec(durations).ok()?.size_us })
             }
             (WINDOW_TIME, [window]) => match event_expr(input, window)? {
                 EventColumn::Window { .. } => Some(EventColumn::Time { after_us: 0 }),

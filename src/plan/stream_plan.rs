@@ -15,7 +15,6 @@ use serde_json::Value;
 
 use super::batch_time::{BatchTime, freeze_per_batch};
 use super::lowering::StreamLowering;
-use super::nodes::{GlobalLimitNode, StatefulAggregateNode, as_node};
 use super::stateful::{add_table_watermarks, make_stateful};
 use super::stream_table::StreamTable;
 use crate::error::{Error, Result};
@@ -181,11 +180,4 @@ fn for_streams(session: &SessionState, partitions: usize) -> SessionState {
 async fn physical(logical: &LogicalPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
     let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(StreamLowering)]);
     Ok(planner.create_physical_plan(logical, state).await?)
-}
-
-/// Returns whether `plan` holds an operator that keeps state: for messages.
-pub fn is_stateful(plan: &LogicalPlan) -> bool {
-    as_node::<StatefulAggregateNode>(plan).is_some()
-        || as_node::<GlobalLimitNode>(plan).is_some()
-        || plan.inputs().into_iter().any(is_stateful)
 }

@@ -73,7 +73,15 @@ pub fn window_call(expr: &Expr) -> Option<(&Expr, Result<WindowSpec>)> {
     if call.func.name() != WINDOW {
         return None;
     }
-    let (time, rest) = call.args.split_first()?;
+    let (time, durations) = call.args.split_first()?;
+    Some((time, window_spec(durations)))
+}
+
+/// Reads the arguments of a `window()` call after its time.
+///
+/// # Errors
+/// `InvalidQuery` where they are no literals, or make no windows.
+pub(super) fn window_spec(durations: &[Expr]) -> Result<WindowSpec> {
     let literal = |e: &Expr| match e {
         Expr::Literal(value, _) => duration_of(value),
         Expr::Cast(cast) => match cast.expr.as_ref() {
@@ -82,8 +90,7 @@ pub fn window_call(expr: &Expr) -> Option<(&Expr, Result<WindowSpec>)> {
         },
         _ => Err(not_literal()),
     };
-    let spec = rest.iter().map(literal).collect::<Result<Vec<i64>>>().and_then(|d| spec_of(&d));
-    Some((time, spec))
+    spec_of(&durations.iter().map(literal).collect::<Result<Vec<i64>>>()?)
 }
 
 /// Looks below an alias.

@@ -14,7 +14,6 @@ use super::start::QueryRequest;
 use super::{Inner, locked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
-use crate::plan::stream_plan;
 use crate::plan::stream_table::is_streaming;
 use crate::sink::OutputMode;
 use crate::sql::binder::{locate, plan_query, plan_statement};
@@ -306,7 +305,6 @@ impl Inner {
             fact("output mode", flow.request.mode.to_string()),
             fact("trigger", flow.request.trigger.to_string()),
             fact("checkpoint", flow.request.checkpoint.clone().unwrap_or_else(|| "beside the sink".to_string())),
-            fact("stateful", stream_plan::is_stateful(&flow.request.plan).to_string()),
         ];
         if let Some(progress) = self.queries.get(name).and_then(|q| q.last_progress()) {
             facts.push(fact("last progress", progress.json()));
