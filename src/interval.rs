@@ -94,7 +94,28 @@ pub(super) fn is_unit(word: &str) -> bool {
     UNITS.iter().any(|u| word.eq_ignore_ascii_case(u.plural) || word.eq_ignore_ascii_case(u.singular))
 }
 
-/// Sums an interval as (months, days, nanoseconds).
+/// Writes an interval of several units behind one another, such as `'1 12:30:00' DAY TO SECOND`, with a unit behind
+/// each number; nothing where the text has not the numbers of the units from `first` to `last`.
+pub(super) fn spelled_out(text: &str, first: &str, last: &str) -> Option<String> {
+    const RANGES: &[&[&str]] = &[&["year", "month"], &["day", "hour", "minute", "second"]];
+    let place = |units: &[&str], unit: &str| units.iter().position(|u| u.eq_ignore_ascii_case(unit));
+    let (units, from, to) = RANGES.iter().find_map(|units| Some((units, place(units, first)?, place(units, last)?)))?;
+    let units = units.get(from..=to)?;
+    let (sign, numbers) = match text.trim().strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", text.trim()),
+    };
+    let numbers: Vec<&str> = numbers.split([' ', ':', '-']).collect();
+    let whole =
+        |number: &&str| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit() || digit == b'.');
+    if numbers.len() != units.len() || !numbers.iter().all(whole) {
+        return None;
+    }
+    let parts: Vec<String> =
+        numbers.iter().zip(units).map(|(number, unit)| format!("{sign}{number} {unit}s")).collect();
+    Some(parts.join(" "))
+}
+
 /// Returns an interval without months as microseconds; a day is 24 hours.
 ///
 /// # Errors
@@ -106,6 +127,7 @@ pub fn interval_us(interval: &IntervalMonthDayNano) -> Result<i64> {
     Ok(i64::from(interval.days) * 86_400_000_000 + interval.nanoseconds / 1_000)
 }
 
+/// Sums an interval as (months, days, nanoseconds).
 fn totals(text: &str) -> Result<(i128, i128, i128)> {
     let (mut months, mut days, mut nanos) = (0, 0, 0);
     for component in components(text)? {
@@ -239,6 +261,23 @@ mod tests {
     fn the_canonical_text_has_whole_units_only() {
         assert_eq!(canonical("interval 1 HOUR -1.50s").unwrap(), "1 hours -1.50 seconds");
         assert!(is_unit("Seconds") && !is_unit("s"));
+    }
+
+    #[test]
+    fn a_range_of_units_is_spelled_out() {
+        for (text, first, last, expected) in [
+            ("1 12:30:00", "DAY", "SECOND", Some("1 days 12 hours 30 minutes 00 seconds")),
+            ("-1 2:03", "day", "minute", Some("-1 days -2 hours -03 minutes")),
+            ("10:00.5", "MINUTE", "SECOND", Some("10 minutes 00.5 seconds")),
+            ("1-2", "YEAR", "MONTH", Some("1 years 2 months")),
+            ("1 12", "DAY", "SECOND", None),
+            ("1-x", "YEAR", "MONTH", None),
+            ("1", "SECOND", "DAY", None),
+            ("1", "MONTH", "DAY", None),
+        ] {
+            assert_eq!(spelled_out(text, first, last).as_deref(), expected, "{text}");
+        }
+        assert_eq!(duration_us("1 days 12 hours 30 minutes 00 seconds").unwrap(), 131_400_000_000);
     }
 
     #[test]

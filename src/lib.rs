@@ -54,8 +54,12 @@ pub mod prelude {
     pub use datafusion::prelude::{DataFrame, Expr, JoinType, SessionContext};
 
     pub use crate::error::{Error, ErrorKind};
+    pub use crate::operator::user_state::{
+        ColumnValue, GroupKey, GroupState, GroupStateTimeout, ListState, MapState, ProcessorContext, StateHandle,
+        StateRow, StatefulProcessor, TimeMode, Timestamp, TransformWithState, TtlConfig, ValueState,
+    };
     pub use crate::options::Options;
-    pub use crate::plan::window_function::{sliding_window, window, window_time};
+    pub use crate::plan::window_function::{session_window, sliding_window, window, window_time};
     pub use crate::query::listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
     pub use crate::query::progress::StreamingQueryProgress;
     pub use crate::query::{StreamingQuery, StreamingQueryManager, Trigger};
@@ -63,6 +67,7 @@ pub mod prelude {
     pub use crate::session::{DataStreamReader, DataStreamWriter, Session};
     pub use crate::sink::OutputMode;
     pub use crate::source::memory::MemoryStream;
+    pub use crate::state_row;
 }
 
 /// The README's examples, compiled with the documentation's.

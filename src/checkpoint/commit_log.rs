@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch_log::{BatchLog, LogEntry};
 use super::layout;
-use crate::error::{Error, Result};
 use crate::state::StateFile;
-use crate::storage::{DurableStore, checksum, file_path};
 
 /// The log of decided batches.
 pub type CommitLog = BatchLog<CommitEntry>;
@@ -28,8 +26,20 @@ pub struct CommitEntry {
     pub state: Vec<StateFiles>,
     /// What the sink prepared: what publishing needs.
     pub sink: serde_json::Value,
+    /// What the sink of late rows prepared; none where nobody wants them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_rows: Option<LateRowsCommit>,
     /// What was planned, to tell a changed query from this one.
     pub fingerprint: serde_json::Value,
+}
+
+/// The late rows of a decided batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LateRowsCommit {
+    /// The batch from which on all late rows were kept: a query may begin to keep them when it has run for a while.
+    pub first_batch_id: i64,
+    /// What their sink prepared: what publishing needs.
+    pub sink: serde_json::Value,
 }
 
 /// The watermark with all that it is made of, so that recovery goes on as an unbroken run would have.
@@ -52,28 +62,6 @@ pub struct StateFiles {
     pub version: i64,
     /// The files that make it up, of all lanes.
     pub files: Vec<StateFile>,
-}
-
-/// Reads a file from the checkpoint's state directory and checks that it is what was written.
-///
-/// # Errors
-/// `CheckpointCorrupt` where it is missing or altered.
-pub(crate) async fn read_state_file(state: &dyn DurableStore, file: &StateFile) -> Result<bytes::Bytes> {
-    let path = file_path(state, &file.name);
-    let remedy = "restore it from a copy, or go back to an older batch with `millstream checkpoint rewind`";
-    let Some(bytes) = state.read(&file.name).await? else {
-        return Err(Error::corrupt(format!("{path} is missing; {remedy}")));
-    };
-    let found = checksum(&bytes);
-    if bytes.len() as u64 != file.length || found != file.crc32 {
-        return Err(Error::corrupt(format!(
-            "{path}: checksum {:08x} over {} bytes expected, {found:08x} found (file is {} bytes); {remedy}",
-            file.crc32,
-            file.length,
-            bytes.len()
-        )));
-    }
-    Ok(bytes)
 }
 
 impl LogEntry for CommitEntry {

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::commit_log::{CommitLog, read_state_file};
+use super::commit_log::CommitLog;
 use super::layout::{self, COMMITS, METADATA, OFFSETS, RUNS, STATE};
 use super::metadata;
 use super::offset_log::OffsetLog;
 use super::runs::Run;
 use crate::error::{Error, Result};
+use crate::state::read_verified;
 use crate::storage::{DurableStore, decode_checked, file_path};
 
 /// Copies what the last committed batch needs from one checkpoint to an empty directory; the query keeps its id.
@@ -37,7 +38,7 @@ pub async fn copy(from: Arc<dyn DurableStore>, to: Arc<dyn DurableStore>) -> Res
     };
     let state = from.below(STATE);
     for file in commit.state.iter().flat_map(|operator| &operator.files) {
-        let bytes = read_state_file(state.as_ref(), file).await?;
+        let bytes = read_verified(state.as_ref(), file).await?;
         put(to.as_ref(), &format!("{STATE}/{}", file.name), bytes).await?;
     }
     // Sources find in the offsets of all retained batches what they have read.
@@ -86,7 +87,7 @@ pub async fn rewind(store: Arc<dyn DurableStore>, to_batch: i64, sink_last_batch
     };
     let state = store.below(STATE);
     for file in commit.state.iter().flat_map(|operator| &operator.files) {
-        read_state_file(state.as_ref(), file).await?;
+        read_verified(state.as_ref(), file).await?;
     }
     Run::take(Arc::clone(&store)).await?;
     // From the newest down, the commit before its offsets: stopped anywhere in between, the logs are whole.

@@ -25,13 +25,15 @@ mod layout;
 mod metadata;
 mod offset_log;
 mod runs;
+mod state_reader;
 
 pub use batch_log::{BatchLog, LogEntry};
-pub use commit_log::{CommitEntry, CommitLog, StateFiles, WatermarkState};
+pub use commit_log::{CommitEntry, CommitLog, LateRowsCommit, StateFiles, WatermarkState};
 pub use copy::{copy, rewind};
 pub use inspect::{InspectedBatch, Inspection, inspect, query_id};
 pub use offset_log::{OffsetEntry, OffsetLog, SourceOffsets};
 pub use runs::Run;
+pub use state_reader::{OperatorStore, StateReader, StoreSummary};
 
 /// A checkpoint directory, opened by the run that owns it.
 #[derive(Debug)]
@@ -137,6 +139,7 @@ mod tests {
             watermark: WatermarkState { global_ms: 1_000, nodes: vec![1_000, i64::MIN], idle: vec![false, true] },
             state,
             sink: json!({"files": []}),
+            late_rows: None,
             fingerprint: json!(null),
         }
     }
@@ -150,6 +153,7 @@ mod tests {
             let name = format!("0/{batch_id}.delta");
             let bytes = format!("state of {batch_id}");
             let file = StateFile {
+                store: crate::state::DEFAULT_STORE.to_string(),
                 name: name.clone(),
                 lane: 0,
                 version: batch_id + 1,
@@ -191,6 +195,23 @@ mod tests {
         let error = checkpoint.offset_log().add(&offsets(0, 2)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced);
         assert!(error.message().contains("offsets/0"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_knows_nothing_of_late_rows_is_read() {
+        let plain = commit(0, 1, vec![]);
+        let text = serde_json::to_string(&plain).unwrap();
+        assert!(!text.contains("late_rows"), "{text}");
+        assert_eq!(serde_json::from_str::<CommitEntry>(&text).unwrap(), plain);
+
+        // A sink that needs nothing for publishing writes null, which is not the same as no sink.
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::open(store(dir.path())).await.unwrap();
+        let late_rows = Some(LateRowsCommit { first_batch_id: 0, sink: json!(null) });
+        let commit = CommitEntry { late_rows, ..plain };
+        checkpoint.commit_log().add(&commit).await.unwrap();
+        checkpoint.commit_log().add(&commit).await.unwrap();
+        assert_eq!(checkpoint.commit_log().latest().await.unwrap(), Some(commit));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::common::{DataFusionError, Result as PlanResult};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -17,7 +18,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::sink::OutputMode;
 use crate::source::{MalformedRows, Source, Split};
-use crate::state::{LaneStore, StateFile};
+use crate::state::{LaneState, StateFile};
 use crate::storage::DurableStore;
 
 /// The two watermarks of one stateful operator in one batch, in microseconds since the epoch; `None`: none yet.
@@ -47,7 +48,19 @@ pub struct StateLanes {
     /// Where state files are durable: the checkpoint's `state` folder.
     pub store: Arc<dyn DurableStore>,
     /// operator, then lane
-    pub stores: Vec<Vec<Arc<tokio::sync::Mutex<LaneStore>>>>,
+    pub stores: Vec<Vec<Arc<tokio::sync::Mutex<LaneState>>>>,
+}
+
+impl StateLanes {
+    /// Returns when the first thing in state is due for which the query is to run even without data, in milliseconds of
+    /// processing time.
+    pub async fn wake_ms(&self) -> Option<i64> {
+        let mut first: Option<i64> = None;
+        for lane in self.stores.iter().flatten() {
+            first = first.into_iter().chain(lane.lock().await.wake_ms()).min();
+        }
+        first
+    }
 }
 
 /// What one operator did in one batch. Rows are counted exactly as Spark's progress names them.
@@ -71,6 +84,10 @@ pub struct OperatorReport {
     pub removals_ms: u64,
     /// Time for making the state durable.
     pub commit_ms: u64,
+    /// When the first thing in state leaves that ever does, in microseconds of event time.
+    pub oldest_us: Option<i64>,
+    /// When the operator wants to be run even without data, in milliseconds of processing time.
+    pub wake_ms: Option<i64>,
     /// lane → the files that now make up its state
     pub files: BTreeMap<usize, Vec<StateFile>>,
 }
@@ -116,6 +133,15 @@ pub struct BatchReport {
     pub operators: Vec<OperatorReport>,
 }
 
+/// Rows that an operator dropped as late, as they stood at its input.
+#[derive(Debug, Clone)]
+pub struct LateRows {
+    /// The operator.
+    pub operator: usize,
+    /// The rows.
+    pub rows: RecordBatch,
+}
+
 type SharedWork = Shared<BoxFuture<'static, Result<Arc<dyn Any + Send + Sync>, Arc<DataFusionError>>>>;
 
 /// One micro-batch, as its operators see it.
@@ -134,8 +160,12 @@ pub struct BatchContext {
     pub state: Arc<StateLanes>,
     /// The time, for durations in progress reports.
     pub clock: Arc<dyn Clock>,
+    /// Milliseconds since the epoch: the batch's time, which a batch that runs again keeps.
+    pub timestamp_ms: i64,
     report: Mutex<BatchReport>,
-    shared: Mutex<BTreeMap<usize, SharedWork>>,
+    /// Rows dropped as late, where somebody wants them.
+    late: Option<Mutex<Vec<LateRows>>>,
+    shared: Mutex<BTreeMap<(usize, usize), SharedWork>>,
     /// (node, partition) of what was read to its end
     finished: Mutex<BTreeSet<(usize, usize)>>,
 }
@@ -152,6 +182,8 @@ impl BatchContext {
         watermark_nodes: usize,
         state: Arc<StateLanes>,
         clock: Arc<dyn Clock>,
+        timestamp_ms: i64,
+        keeps_late_rows: bool,
     ) -> Self {
         let report = BatchReport {
             source_rows: vec![0; inputs.len()],
@@ -159,7 +191,26 @@ impl BatchContext {
             operators: vec![OperatorReport::default(); watermarks.len()],
         };
         let (report, shared, finished) = (Mutex::new(report), Mutex::default(), Mutex::default());
-        Self { batch_id, run, mode, inputs, watermarks, state, clock, report, shared, finished }
+        let late = keeps_late_rows.then(Mutex::default);
+        Self { batch_id, run, mode, inputs, watermarks, state, clock, timestamp_ms, report, late, shared, finished }
+    }
+
+    /// Keeps late rows of `operator` where somebody wants them.
+    ///
+    /// # Errors
+    /// What making them meets.
+    pub fn keep_late(&self, operator: usize, rows: impl FnOnce() -> PlanResult<RecordBatch>) -> PlanResult<()> {
+        if let Some(late) = &self.late {
+            let rows = rows()?;
+            late.lock().unwrap_or_else(PoisonError::into_inner).push(LateRows { operator, rows });
+        }
+        Ok(())
+    }
+
+    /// Takes the late rows that were kept.
+    pub fn take_late(&self) -> Vec<LateRows> {
+        let late = self.late.iter();
+        late.flat_map(|late| std::mem::take(&mut *late.lock().unwrap_or_else(PoisonError::into_inner))).collect()
     }
 
     /// Notes that partition `partition` of the node that [`node_id`] calls `id` was read to its end.
@@ -194,15 +245,16 @@ impl BatchContext {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` once for `operator`, whichever of its lanes asks first, and gives every lane its result.
-    pub async fn share<T, F>(&self, operator: usize, work: impl FnOnce() -> F) -> PlanResult<Arc<T>>
+    /// Runs `work` once for input `input` of `operator`, whichever of its lanes asks first, and gives every lane its
+    /// result.
+    pub async fn share<T, F>(&self, operator: usize, input: usize, work: impl FnOnce() -> F) -> PlanResult<Arc<T>>
     where
         T: Any + Send + Sync,
         F: Future<Output = PlanResult<T>> + Send + 'static,
     {
         let running = {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = shared.entry(operator).or_insert_with(|| {
+            let entry = shared.entry((operator, input)).or_insert_with(|| {
                 let future = work();
                 async move {
                     match future.await {

@@ -104,6 +104,40 @@ pub enum EventKey {
     WindowColumn(usize),
 }
 
+/// How a column stands for the event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventTime {
+    /// It is a time; what belongs to it expires `after_us` later.
+    Time {
+        /// Zero for the event time itself and for a window's end, the window's length for its start.
+        after_us: i64,
+    },
+    /// It is a window, of this length where all have one (sessions have not).
+    Window {
+        /// The length.
+        size_us: Option<i64>,
+    },
+}
+
+impl EventTime {
+    /// Returns when each row expires, in microseconds; NULL where there is no event time.
+    ///
+    /// # Errors
+    /// `Internal` where the column is no time and no window.
+    pub fn expiry(&self, column: &ArrayRef) -> PlanResult<Int64Array> {
+        let (time, after_us) = match self {
+            Self::Time { after_us } => (micros(column)?, *after_us),
+            Self::Window { .. } => {
+                let window = as_struct_array(column)?;
+                let end = window.column_by_name("end").ok_or_else(|| Error::internal("a window without end"))?;
+                (micros(end)?, 0)
+            }
+        };
+        let time = time.as_primitive::<TimestampMicrosecondType>();
+        Ok(time.unary::<_, Int64Type>(|us| us.saturating_add(after_us)))
+    }
+}
+
 impl EventKey {
     /// Returns the index of the group expression.
     pub fn index(&self) -> usize {
@@ -127,19 +161,11 @@ impl EventKey {
     /// Returns each row's time: the event time itself for windows, else when the row expires.
     pub fn expiry(&self, column: &ArrayRef) -> PlanResult<Int64Array> {
         let time = match self {
-            Self::Window(..) | Self::Time { .. } => micros(column)?,
-            Self::WindowColumn(_) => {
-                let window = as_struct_array(column)?;
-                let end = window.column_by_name("end").ok_or_else(|| Error::internal("a window without end"))?;
-                micros(end)?
-            }
+            Self::Window(..) => EventTime::Time { after_us: 0 },
+            Self::Time { after_us, .. } => EventTime::Time { after_us: *after_us },
+            Self::WindowColumn(_) => EventTime::Window { size_us: None },
         };
-        let time = time.as_primitive::<TimestampMicrosecondType>();
-        let after = match self {
-            Self::Time { after_us, .. } => *after_us,
-            _ => 0,
-        };
-        Ok(time.unary::<_, Int64Type>(|us| us.saturating_add(after)))
+        time.expiry(column)
     }
 
     /// Returns whether all (`Some(true)`), none (`Some(false)`) or some (`None`) of table `table`'s rows have expired
@@ -160,6 +186,14 @@ impl EventKey {
                     None
                 }
             }
+        }
+    }
+
+    /// Returns when table `table` expires, or (where its rows are judged one by one) when the first of them may.
+    pub fn expires_us(&self, table: i64) -> i64 {
+        match self {
+            Self::Window(_, window) => table.saturating_add(window.size_us),
+            Self::Time { .. } | Self::WindowColumn(_) => table.saturating_mul(BUCKET_US),
         }
     }
 }

@@ -6,43 +6,21 @@
 use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use super::nodes::{GlobalLimitNode, StatefulAggregateNode, WatermarkNode, as_node};
-use super::window_function::{WINDOW, WINDOW_TIME, WINDOWS, window_spec};
-use crate::operator::event_time::EventKey;
-
-/// How a column stands for the event time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventColumn {
-    /// It is a time; what belongs to it expires `after_us` later.
-    Time {
-        /// Zero for the event time itself and for a window's end, the window's length for its start.
-        after_us: i64,
-    },
-    /// It is a window of this length.
-    Window {
-        /// The length.
-        size_us: i64,
-    },
-}
+use super::cumulate::CUMULATE;
+use super::nodes::{StatefulKind, StatefulNode, WatermarkNode, as_node, as_stateful};
+use super::window_function::{SESSION_WINDOW, WINDOW, WINDOW_TIME, WINDOWS, window_spec};
+use crate::operator::event_time::{EventKey, EventTime};
 
 /// Returns how `column` of `plan`'s output stands for a watermarked event time, or `None` where it does not.
-pub fn event_column(plan: &LogicalPlan, column: &Column) -> Option<EventColumn> {
+pub fn event_column(plan: &LogicalPlan, column: &Column) -> Option<EventTime> {
     if let Some(node) = as_node::<WatermarkNode>(plan) {
         return match same_column(node.input.schema(), &node.column, column) {
-            true => Some(EventColumn::Time { after_us: 0 }),
+            true => Some(EventTime::Time { after_us: 0 }),
             false => event_column(&node.input, column),
         };
     }
-    if let Some(node) = as_node::<StatefulAggregateNode>(plan) {
-        let index = plan.schema().maybe_index_of_column(column)?;
-        let key = node.event_key.filter(|key| node.watermarked && key.index() == index)?;
-        return match key {
-            EventKey::Window(_, window) => Some(EventColumn::Window { size_us: window.size_us }),
-            EventKey::Time { .. } | EventKey::WindowColumn(_) => event_expr(&node.input, node.groups.get(index)?),
-        };
-    }
-    if let Some(node) = as_node::<GlobalLimitNode>(plan) {
-        return event_column(&node.input, column);
+    if let Some(node) = as_stateful(plan) {
+        return of_operator(node, column);
     }
     match plan {
         LogicalPlan::Projection(projection) => {
@@ -51,7 +29,7 @@ pub fn event_column(plan: &LogicalPlan, column: &Column) -> Option<EventColumn> 
         }
         LogicalPlan::SubqueryAlias(alias) => by_index(plan.schema(), column, &alias.input),
         LogicalPlan::Union(union) => {
-            let traced: Option<Vec<EventColumn>> =
+            let traced: Option<Vec<EventTime>> =
                 union.inputs.iter().map(|input| by_index(plan.schema(), column, input)).collect();
             traced?.first().copied()
         }
@@ -70,27 +48,71 @@ pub fn event_column(plan: &LogicalPlan, column: &Column) -> Option<EventColumn> 
     }
 }
 
+/// Returns how a column that a stateful operator gives stands for the event time.
+fn of_operator(node: &StatefulNode, column: &Column) -> Option<EventTime> {
+    let index = node.schema.maybe_index_of_column(column)?;
+    match &node.kind {
+        StatefulKind::Aggregate { event_key, watermarked, .. } => {
+            let key = event_key.filter(|key| *watermarked && key.index() == index)?;
+            match key {
+                EventKey::Window(_, window) => Some(EventTime::Window { size_us: Some(window.size_us) }),
+                EventKey::Time { .. } | EventKey::WindowColumn(_) => event_expr(node.input(), node.exprs.get(index)?),
+            }
+        }
+        StatefulKind::Session { session, watermarked, .. } => {
+            (*watermarked && *session == index).then_some(EventTime::Window { size_us: None })
+        }
+        // Their columns are those of their inputs, one behind the other.
+        StatefulKind::Deduplicate { .. }
+        | StatefulKind::FirstRow { .. }
+        | StatefulKind::Join { .. }
+        | StatefulKind::Asof { .. }
+        | StatefulKind::Limit { .. } => {
+            let mut index = index;
+            for input in &node.inputs {
+                let width = input.schema().fields().len();
+                if index < width {
+                    return by_position(index, input);
+                }
+                index -= width;
+            }
+            None
+        }
+        StatefulKind::User(user) => (user.event_time == Some(index)).then_some(EventTime::Time { after_us: 0 }),
+    }
+}
+
+/// Returns the first column of `plan` that stands for a watermarked event time.
+pub fn first_event_column(plan: &LogicalPlan) -> Option<(Column, EventTime)> {
+    plan.schema().columns().into_iter().find_map(|column| event_column(plan, &column).map(|time| (column, time)))
+}
+
 /// Returns how an expression over `input` stands for a watermarked event time.
-pub fn event_expr(input: &LogicalPlan, expr: &Expr) -> Option<EventColumn> {
+pub fn event_expr(input: &LogicalPlan, expr: &Expr) -> Option<EventTime> {
     match expr {
         Expr::Alias(alias) => event_expr(input, &alias.expr),
         Expr::Column(column) => event_column(input, column),
         Expr::ScalarFunction(call) => match (call.func.name(), call.args.as_slice()) {
             (WINDOW | WINDOWS, [time, durations @ ..]) => {
                 event_expr(input, time)?;
-                Some(EventColumn::Window { size_us: window_spec(durations).ok()?.size_us })
+                Some(EventTime::Window { size_us: Some(window_spec(durations).ok()?.size_us) })
+            }
+            // Windows of several lengths: only their end tells when one is over.
+            (SESSION_WINDOW | CUMULATE, [time, ..]) => {
+                event_expr(input, time)?;
+                Some(EventTime::Window { size_us: None })
             }
             (WINDOW_TIME, [window]) => match event_expr(input, window)? {
-                EventColumn::Window { .. } => Some(EventColumn::Time { after_us: 0 }),
-                EventColumn::Time { .. } => None,
+                EventTime::Window { .. } => Some(EventTime::Time { after_us: 0 }),
+                EventTime::Time { .. } => None,
             },
             ("get_field", [window, Expr::Literal(field, _)]) => match event_expr(input, window)? {
-                EventColumn::Window { size_us } => match field.try_as_str().flatten()? {
-                    "end" => Some(EventColumn::Time { after_us: 0 }),
-                    "start" => Some(EventColumn::Time { after_us: size_us }),
+                EventTime::Window { size_us } => match field.try_as_str().flatten()? {
+                    "end" => Some(EventTime::Time { after_us: 0 }),
+                    "start" => Some(EventTime::Time { after_us: size_us? }),
                     _ => None,
                 },
-                EventColumn::Time { .. } => None,
+                EventTime::Time { .. } => None,
             },
             _ => None,
         },
@@ -105,11 +127,11 @@ fn same_column(schema: &DFSchema, a: &Column, b: &Column) -> bool {
     }
 }
 
-fn by_index(schema: &DFSchema, column: &Column, input: &LogicalPlan) -> Option<EventColumn> {
+fn by_index(schema: &DFSchema, column: &Column, input: &LogicalPlan) -> Option<EventTime> {
     by_position(schema.maybe_index_of_column(column)?, input)
 }
 
-fn by_position(index: usize, input: &LogicalPlan) -> Option<EventColumn> {
+fn by_position(index: usize, input: &LogicalPlan) -> Option<EventTime> {
     if index >= input.schema().fields().len() {
         return None;
     }

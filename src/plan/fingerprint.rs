@@ -6,35 +6,77 @@
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as PlanResult};
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use serde_json::{Value, json};
 
-use super::nodes::{GlobalLimitNode, StatefulAggregateNode};
+use super::nodes::{Forget, SideExpiry, StatefulKind, StatefulNode};
 use crate::error::{Error, Result};
 use crate::sink::OutputMode;
 
-/// Returns an aggregate's fingerprint.
+/// Returns an operator's fingerprint.
 ///
 /// # Errors
 /// As DataFusion's typing of expressions.
-pub fn aggregate(node: &StatefulAggregateNode, mode: OutputMode) -> PlanResult<Value> {
-    let schema = node.input.schema();
-    let typed = |expr: &Expr| -> PlanResult<String> { Ok(format!("{}: {}", bare(expr)?, expr.get_type(schema)?)) };
+pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
+    let schema = merge_schema(&node.inputs.iter().collect::<Vec<_>>());
+    let typed = |expr: &Expr| -> PlanResult<String> { Ok(format!("{}: {}", bare(expr)?, expr.get_type(&schema)?)) };
     let list = |exprs: &[Expr]| exprs.iter().map(typed).collect::<PlanResult<Vec<_>>>();
-    Ok(json!({
-        "operator": "aggregate",
-        "keys": list(&node.groups)?,
-        "grouping sets": node.grouping_sets,
-        "functions": list(&node.aggregates)?,
-        "event time": node.event_key.map(|key| format!("{key:?}")),
-        "watermark": node.watermarked,
-        "keeps closed groups": mode == OutputMode::Complete,
-    }))
-}
-
-/// Returns a limit's fingerprint.
-pub fn limit(node: &GlobalLimitNode) -> Value {
-    json!({ "operator": "limit", "rows": node.fetch })
+    // Rows that are kept whole must have the columns they had; which of them are kept is seen when state is read.
+    Ok(match &node.kind {
+        StatefulKind::Aggregate { groups, grouping_sets, event_key, watermarked } => json!({
+            "operator": "aggregate",
+            "keys": list(&node.exprs[..*groups])?,
+            "grouping sets": grouping_sets,
+            "functions": list(&node.exprs[*groups..])?,
+            "event time": event_key.map(|key| format!("{key:?}")),
+            "watermark": watermarked,
+            "keeps closed groups": mode == OutputMode::Complete,
+        }),
+        StatefulKind::Session { groups, session, watermarked } => json!({
+            "operator": "sessions",
+            "keys": list(&node.exprs[..*groups])?,
+            "session": session,
+            "gap": list(&node.exprs[*groups..=*groups])?,
+            "functions": list(&node.exprs[groups + 1..])?,
+            "watermark": watermarked,
+            "keeps closed groups": mode == OutputMode::Complete,
+        }),
+        StatefulKind::Deduplicate { within_watermark, forget, .. } => json!({
+            "operator": if *within_watermark { "deduplication within watermark" } else { "deduplication" },
+            "keys": list(&node.exprs)?,
+            "forgets": match forget {
+                Forget::Never => Value::Null,
+                Forget::Key(index, _) => json!(index),
+                Forget::After(column, ..) => json!(column.name),
+            },
+        }),
+        StatefulKind::FirstRow { .. } => json!({ "operator": "first row", "keys and time": list(&node.exprs)? }),
+        StatefulKind::Join { join_type, null_equals_null, sides } => json!({
+            "operator": "join",
+            "kind": join_type.to_string(),
+            "condition": list(&node.exprs)?,
+            "null equals null": null_equals_null,
+            "rows expire": sides.each_ref().map(|side| match &side.expiry {
+                SideExpiry::Never => Value::Null,
+                SideExpiry::Key(index, _) => json!(format!("with key {index}")),
+                SideExpiry::Column { column, after_us } => json!(format!("{after_us} us after {}", column.name)),
+            }),
+        }),
+        StatefulKind::Asof { outer, strictly_earlier, .. } => json!({
+            "operator": "asof join",
+            "outer": outer,
+            "strictly earlier": strictly_earlier,
+            "condition": list(&node.exprs)?,
+        }),
+        StatefulKind::Limit { fetch } => json!({ "operator": "limit", "rows": fetch }),
+        StatefulKind::User(user) => {
+            let mut parts = user.processor.fingerprint();
+            parts.insert("operator".to_string(), json!(user.name));
+            parts.insert("keys".to_string(), json!(list(&node.exprs)?));
+            Value::Object(parts)
+        }
+    })
 }
 
 /// The expression without names of tables and outermost aliases.

@@ -22,16 +22,16 @@ pub fn check_aggregate(mode: OutputMode, watermarked: bool, what: &str) -> Resul
     Ok(())
 }
 
-/// Refuses a second aggregate on top of one, outside append mode.
+/// Refuses an operator on top of an aggregate, outside append mode: Spark's "possible correctness issue".
 ///
 /// # Errors
 /// `Unsupported`.
-pub fn check_chain(mode: OutputMode) -> Result<()> {
+pub fn check_chain(mode: OutputMode, what: &str) -> Result<()> {
     if mode == OutputMode::Append {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "an aggregate over an aggregate of a stream cannot run in {mode} mode: the inner one would emit rows that it later \
+        "{what} over an aggregate of a stream cannot run in {mode} mode: the inner one would emit rows that it later \
          changes, and the outer one would count them twice; use append mode"
     )))
 }
@@ -61,12 +61,8 @@ pub fn check_join(join: &Join, mode: OutputMode) -> Result<()> {
                 JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
             )
         }
-        (true, true) => {
-            return Err(Error::unsupported(
-                "a join of two streams is not supported yet in any output mode; a stream can be joined with a table that is \
-                 not a stream",
-            ));
-        }
+        // Those are stateful, and checked where they are made.
+        (true, true) => true,
     };
     if allowed {
         return Ok(());
@@ -144,7 +140,8 @@ pub fn check_node(plan: &LogicalPlan) -> Result<()> {
     match plan {
         LogicalPlan::Window(_) => refuse(
             "a window function (… OVER …) that is not over event time",
-            "group by window(event_time, …), or compute it in foreach_batch",
+            "group by window(event_time, …), keep ROW_NUMBER() OVER (PARTITION BY … ORDER BY event_time) = 1, or compute it in \
+             foreach_batch",
         ),
         LogicalPlan::Distinct(datafusion::logical_expr::Distinct::On(_)) => {
             refuse("SELECT DISTINCT ON", "use SELECT DISTINCT or GROUP BY")

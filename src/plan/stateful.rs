@@ -5,24 +5,25 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DataFusionError, Result as PlanResult};
+use datafusion::common::{Column, DataFusionError, JoinType, Result as PlanResult};
 use datafusion::datasource::provider_as_source;
+use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::expr::GroupingSet;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
-use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, Extension, FetchType, Filter, LogicalPlan, SkipType,
-};
-use serde_json::Value;
+use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, SkipType};
 
-use super::event_column::{EventColumn, event_expr};
-use super::nodes::{GlobalLimitNode, StatefulAggregateNode, WatermarkNode, as_node};
+use super::event_column::{event_expr, first_event_column};
+use super::first_row::find_first_rows;
+use super::nodes::{Forget, StatefulKind, StatefulNode, WatermarkNode, as_node, as_stateful, holds};
+use super::operator_plan::{OperatorPlan, WatermarkFlow};
 use super::output_mode::{Shape, check_aggregate, check_chain, check_join, check_node, check_shape, check_union};
-use super::stream_table::{BoundStream, StreamTable, is_streaming, scanned_stream};
-use super::window_function::{window_call, window_time};
+use super::stream_join::{prepare_joins, stream_join};
+use super::stream_table::{BoundStream, StreamTable, bound_stream, is_streaming, scanned_stream};
+use super::window_function::{session_call, window_call, window_time};
 use super::{fingerprint, stream_plan::WatermarkPlan};
 use crate::error::{Error, Result};
-use crate::operator::event_time::EventKey;
+use crate::operator::event_time::{EventKey, EventTime};
 use crate::sink::OutputMode;
 
 /// What the walk over the plan finds.
@@ -32,10 +33,8 @@ pub struct Found {
     pub sources: Vec<StreamTable>,
     /// By watermark node.
     pub watermarks: Vec<WatermarkPlan>,
-    /// By operator id: what its state means.
-    pub fingerprints: Vec<Value>,
-    /// By operator id: whether a batch without data is worth running for it when the watermark moved.
-    pub wants_no_data: Vec<bool>,
+    /// By operator id; an operator comes after those it reads from.
+    pub operators: Vec<OperatorPlan>,
     /// Whether the rows' order of arrival decides the answer.
     pub order_matters: bool,
     shape: Shape,
@@ -67,11 +66,12 @@ pub fn add_table_watermarks(plan: LogicalPlan) -> PlanResult<LogicalPlan> {
     .map(|t| t.data)
 }
 
-/// Rewrites the analyzed `plan` for streaming in `mode`.
+/// Rewrites the analyzed `plan` for streaming in `mode`: aggregates and their like become nodes that no rule of the
+/// optimizer sees into, then joins of streams get their keys and conditions and become nodes too, then all are numbered.
 ///
 /// # Errors
 /// `Unsupported` or `InvalidQuery` for what streams cannot do; the message names the operator and what would do.
-pub fn make_stateful(plan: LogicalPlan, mode: OutputMode) -> Result<(LogicalPlan, Found)> {
+pub fn make_stateful(plan: LogicalPlan, mode: OutputMode, state: &SessionState) -> Result<(LogicalPlan, Found)> {
     let mut found = Found::default();
     if !is_streaming(&plan) {
         return Err(Error::invalid_query(
@@ -79,12 +79,117 @@ pub fn make_stateful(plan: LogicalPlan, mode: OutputMode) -> Result<(LogicalPlan
              on a stream)",
         ));
     }
+    let plan = find_first_rows(plan)?;
     let rewritten = plan
         .transform_up(|node| rewrite(node, mode, &mut found).map_err(DataFusionError::from))
         .map_err(Error::from)?
         .data;
+    let numbered = prepare_joins(rewritten, state)?
+        .transform_up(|node| number(node, mode, &mut found).map_err(DataFusionError::from))
+        .map_err(Error::from)?
+        .data;
     check_shape(mode, &found.shape)?;
-    Ok((rewritten, found))
+    Ok((numbered, found))
+}
+
+/// Makes the joins of streams, numbers the stateful operators from below, and holds each against those below it.
+fn number(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Transformed<LogicalPlan>> {
+    let mut node = match plan {
+        LogicalPlan::Join(join) if is_streaming(&join.left) && is_streaming(&join.right) => stream_join(join, mode)?,
+        plan => match as_stateful(&plan) {
+            Some(node) => node.clone(),
+            None => return Ok(Transformed::no(plan)),
+        },
+    };
+    if mode != OutputMode::Append && node.inputs.iter().any(holds_aggregate) {
+        check_chain(mode, as_name(&node))?;
+    }
+    if let Some(below) = node.inputs.iter().find_map(user_state_that_ends_chains) {
+        return Err(Error::unsupported(format!(
+            "{} over {below} is not supported in any output mode: its rows may be older than the watermark; declare an event \
+             time of its output, or write its rows to a table and read that as a stream",
+            as_name(&node)
+        )));
+    }
+    node.operator = Some(found.operators.len());
+    found.operators.push(OperatorPlan {
+        fingerprint: fingerprint::of(&node, mode)?,
+        wants_no_data: wants_no_data(&node, mode),
+        name: progress_name(&node),
+        holds: holds_until(&node),
+        flow: WatermarkFlow::of(&node),
+    });
+    Ok(Transformed::yes(node.into_plan()))
+}
+
+fn user_state_that_ends_chains(plan: &LogicalPlan) -> Option<String> {
+    if let Some(StatefulNode { kind: StatefulKind::User(user), .. }) = as_stateful(plan)
+        && user.processor.ends_chains()
+        && user.event_time.is_none()
+    {
+        return Some(user.name.clone());
+    }
+    plan.inputs().into_iter().find_map(user_state_that_ends_chains)
+}
+
+/// What an operator is called in messages.
+fn as_name(node: &StatefulNode) -> &'static str {
+    match &node.kind {
+        StatefulKind::Aggregate { .. } => "an aggregate",
+        StatefulKind::Session { .. } => "an aggregate of sessions",
+        StatefulKind::Deduplicate { .. } => "a deduplication",
+        StatefulKind::FirstRow { .. } => "ROW_NUMBER() … = 1",
+        StatefulKind::Join { .. } => "a join of two streams",
+        StatefulKind::Asof { .. } => "an ASOF join",
+        StatefulKind::Limit { .. } => "LIMIT",
+        StatefulKind::User(_) => "user state",
+    }
+}
+
+/// What Spark calls an operator in progress reports.
+fn progress_name(node: &StatefulNode) -> &'static str {
+    match &node.kind {
+        StatefulKind::Aggregate { .. } => "stateStoreSave",
+        StatefulKind::Session { .. } => "sessionWindowStateStoreSaveExec",
+        StatefulKind::Deduplicate { within_watermark: true, .. } => "dedupeWithinWatermark",
+        StatefulKind::Deduplicate { .. } => "dedupe",
+        StatefulKind::FirstRow { .. } => "firstRow",
+        StatefulKind::Join { .. } => "symmetricHashJoin",
+        StatefulKind::Asof { .. } => "asofJoin",
+        StatefulKind::Limit { .. } => "globalLimit",
+        StatefulKind::User(user) => user.processor.progress_name(),
+    }
+}
+
+/// What the state of an operator holds until the watermark has come so far, in words that a time follows.
+fn holds_until(node: &StatefulNode) -> &'static str {
+    match &node.kind {
+        StatefulKind::Aggregate { event_key: Some(EventKey::Window(..) | EventKey::WindowColumn(_)), .. } => {
+            "window ending"
+        }
+        StatefulKind::Aggregate { .. } => "group of event time",
+        StatefulKind::Session { .. } => "session ending",
+        StatefulKind::Deduplicate { .. } => "key kept until",
+        StatefulKind::FirstRow { .. } | StatefulKind::Join { .. } | StatefulKind::Asof { .. } => "row kept until",
+        StatefulKind::Limit { .. } | StatefulKind::User(_) => "state kept until",
+    }
+}
+
+/// Whether a batch without data is worth running for an operator when the watermark moved. As in Spark, deduplication
+/// asks for one even where it forgets nothing.
+fn wants_no_data(node: &StatefulNode, mode: OutputMode) -> bool {
+    use super::nodes::SideExpiry::Never;
+    match &node.kind {
+        StatefulKind::Aggregate { .. } | StatefulKind::Session { .. } => mode != OutputMode::Complete,
+        StatefulKind::Deduplicate { .. } | StatefulKind::FirstRow { .. } | StatefulKind::Asof { .. } => true,
+        // Of an inner join only rows of a side that has a watermark are asked after, as in Spark.
+        StatefulKind::Join { sides, join_type, .. } => {
+            let inner = matches!(join_type, JoinType::Inner | JoinType::LeftSemi);
+            sides.iter().any(|side| side.expiry != Never && (side.late.is_some() || !inner))
+        }
+        StatefulKind::Limit { .. } => false,
+        StatefulKind::User(user) => user.processor.wants_no_data(),
+    }
 }
 
 fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Transformed<LogicalPlan>> {
@@ -102,6 +207,9 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
     }
     if let Some(node) = as_node::<WatermarkNode>(&plan) {
         return number_watermark(node.clone(), found).map(Transformed::yes);
+    }
+    if let Some(node) = as_stateful(&plan) {
+        return resolve(node.clone(), mode).map(|node| Transformed::yes(node.into_plan()));
     }
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
@@ -124,7 +232,7 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
             found.order_matters = true;
             match (mode, limit.get_fetch_type()?) {
                 (OutputMode::Append, FetchType::Literal(Some(fetch))) => {
-                    Ok(Transformed::yes(global_limit(limit.input.as_ref().clone(), fetch, found)))
+                    Ok(Transformed::yes(global_limit(limit.input.as_ref().clone(), fetch)))
                 }
                 (_, FetchType::Literal(_)) => Ok(Transformed::no(LogicalPlan::Limit(limit))),
                 (_, FetchType::UnsupportedExpr) => Err(Error::invalid_query("LIMIT takes a number")),
@@ -143,6 +251,10 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
                 )));
             }
             Ok(Transformed::no(LogicalPlan::Sort(sort)))
+        }
+        // Joins of two streams have their turn once their conditions are in place.
+        LogicalPlan::Join(join) if is_streaming(&join.left) && is_streaming(&join.right) => {
+            Ok(Transformed::no(LogicalPlan::Join(join)))
         }
         LogicalPlan::Join(join) => {
             check_join(&join, mode)?;
@@ -177,9 +289,79 @@ fn check_predicate(filter: &Filter) -> Result<()> {
 }
 
 fn keeps_state(plan: &LogicalPlan) -> bool {
-    as_node::<StatefulAggregateNode>(plan).is_some()
-        || as_node::<GlobalLimitNode>(plan).is_some()
-        || plan.inputs().into_iter().any(keeps_state)
+    holds(plan, &|node| as_stateful(node).is_some())
+}
+
+/// Completes an operator that a DataFrame or a function of SQL made, now that event times can be traced.
+fn resolve(mut node: StatefulNode, mode: OutputMode) -> Result<StatefulNode> {
+    let input = node.input();
+    match &node.kind {
+        StatefulKind::Deduplicate { within_watermark, .. } => {
+            let late = first_event_column(input);
+            let keyed = node.exprs.iter().enumerate().find_map(|(i, key)| Some((i, event_expr(input, key)?)));
+            let forget = match (within_watermark, &late, keyed) {
+                (true, Some((column, time)), _) => Forget::After(column.clone(), *time, delay_us(input).unwrap_or(0)),
+                (true, None, _) => {
+                    return Err(Error::unsupported(
+                        "drop_duplicates_within_watermark is not supported without a watermark in any output mode: define one, \
+                         or use drop_duplicates",
+                    ));
+                }
+                (false, _, Some((index, time))) => Forget::Key(index, time),
+                (false, _, None) => Forget::Never,
+            };
+            node.kind = StatefulKind::Deduplicate { within_watermark: *within_watermark, late, forget };
+        }
+        StatefulKind::FirstRow { .. } => {
+            let (time, keys) = node.exprs.split_last().ok_or_else(|| Error::internal("a first row without time"))?;
+            if event_expr(input, time) != Some(EventTime::Time { after_us: 0 }) {
+                return Err(Error::unsupported(format!(
+                    "ROW_NUMBER() over a stream must be ordered by the event time, and {time} has no watermark: define one on it"
+                )));
+            }
+            if mode == OutputMode::Complete {
+                return Err(Error::unsupported(
+                    "ROW_NUMBER() … = 1 over a stream is not supported in complete mode; use append or update mode",
+                ));
+            }
+            let event_key = keys.iter().enumerate().find_map(|(i, key)| Some((i, event_expr(input, key)?)));
+            node.kind = StatefulKind::FirstRow { event_key };
+        }
+        StatefulKind::Asof { outer, strictly_earlier, .. } => {
+            let times = &node.exprs[node.exprs.len() - 2..];
+            for (time, input) in times.iter().zip(&node.inputs) {
+                if event_expr(input, time) != Some(EventTime::Time { after_us: 0 }) {
+                    return Err(Error::unsupported(format!(
+                        "an ASOF join of streams compares their event times, and {time} has no watermark: define one on it"
+                    )));
+                }
+            }
+            if mode != OutputMode::Append {
+                return Err(Error::unsupported(
+                    "an ASOF join of streams is supported in append mode only: the nearest earlier row is final only once the \
+                     watermark has passed",
+                ));
+            }
+            let late = [first_event_column(&node.inputs[0]), first_event_column(&node.inputs[1])];
+            node.kind = StatefulKind::Asof { outer: *outer, strictly_earlier: *strictly_earlier, late };
+        }
+        StatefulKind::User(user) => {
+            let mut user = user.clone();
+            user.late = first_event_column(input);
+            user.processor.check(mode, user.late.is_some())?;
+            node.kind = StatefulKind::User(user);
+        }
+        _ => {}
+    }
+    Ok(node)
+}
+
+/// The delay of the first watermark below.
+fn delay_us(plan: &LogicalPlan) -> Option<i64> {
+    match as_node::<WatermarkNode>(plan) {
+        Some(node) => Some(node.delay_us),
+        None => plan.inputs().into_iter().find_map(delay_us),
+    }
 }
 
 /// A stream inside a sub-query expression would have to be read whole for one row.
@@ -239,24 +421,46 @@ fn number_watermark(mut node: WatermarkNode, found: &mut Found) -> Result<Logica
         ));
     }
     node.node = Some(found.watermarks.len());
-    found.watermarks.push(WatermarkPlan { column: node.column.name.clone(), delay_us: node.delay_us });
+    let mut sources = Vec::new();
+    sources_of(&node.input, &mut sources);
+    found.watermarks.push(WatermarkPlan { column: node.column.name.clone(), delay_us: node.delay_us, sources });
     Ok(node.into_plan())
 }
 
 fn watches_event_time(plan: &LogicalPlan) -> bool {
-    as_node::<WatermarkNode>(plan).is_some() || plan.inputs().into_iter().any(watches_event_time)
+    holds(plan, &|node| as_node::<WatermarkNode>(node).is_some())
 }
 
 fn holds_aggregate(plan: &LogicalPlan) -> bool {
-    as_node::<StatefulAggregateNode>(plan).is_some() || plan.inputs().into_iter().any(holds_aggregate)
+    holds(plan, &|node| as_stateful(node).is_some_and(StatefulNode::aggregates))
+}
+
+/// The ids of the sources below.
+fn sources_of(plan: &LogicalPlan, sources: &mut Vec<usize>) {
+    if let Some(bound) = bound_stream(plan) {
+        sources.push(bound);
+    }
+    plan.inputs().into_iter().for_each(|input| sources_of(input, sources));
 }
 
 fn stateful_aggregate(aggregate: Aggregate, mode: OutputMode, found: &mut Found, what: &str) -> Result<LogicalPlan> {
-    if holds_aggregate(&aggregate.input) {
-        check_chain(mode)?;
-    }
     let groups: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
     let grouping_sets = null_masks(&aggregate.group_expr, &groups);
+    if let Some(function) = aggregate.aggr_expr.iter().find(|e| calls(e, &["nth_value"])) {
+        return Err(Error::unsupported(format!(
+            "{} is not supported over a stream in any output mode: it needs its input sorted; use first(), last(), max_by() or \
+             min_by()",
+            function.schema_name()
+        )));
+    }
+    found.order_matters |= aggregate.aggr_expr.iter().any(depends_on_order);
+    found.shape.aggregates += 1;
+    if let Some(session) = groups.iter().position(|g| session_call(g).is_some()) {
+        if grouping_sets.is_some() {
+            return Err(Error::unsupported("session_window() in ROLLUP, CUBE or GROUPING SETS is not supported"));
+        }
+        return sessions(aggregate, groups, session, mode, what);
+    }
     let (event_key, watermarked, groups) = match &grouping_sets {
         None => event_key(&aggregate.input, groups)?,
         // A rolled-up group has no event time and would never close: windows are keys like any other.
@@ -267,28 +471,49 @@ fn stateful_aggregate(aggregate: Aggregate, mode: OutputMode, found: &mut Found,
         None => aggregate.input.as_ref().clone(),
     };
     check_aggregate(mode, watermarked, what)?;
-    if let Some(function) = aggregate.aggr_expr.iter().find(|e| calls(e, &["nth_value"])) {
+    let kind = StatefulKind::Aggregate { groups: groups.len(), grouping_sets, event_key, watermarked };
+    let exprs = groups.into_iter().chain(aggregate.aggr_expr).collect();
+    Ok(StatefulNode { operator: None, kind, inputs: vec![input], exprs, schema: aggregate.schema }.into_plan())
+}
+
+/// Aggregates sessions: its time and its gap take the place of the call.
+fn sessions(
+    aggregate: Aggregate,
+    mut groups: Vec<Expr>,
+    session: usize,
+    mode: OutputMode,
+    what: &str,
+) -> Result<LogicalPlan> {
+    let Some((time, gap)) = session_call(&groups[session]) else {
+        return Err(Error::internal("a session call that is none"));
+    };
+    if groups.iter().filter(|g| session_call(g).is_some() || window_call(g).is_some()).count() > 1 {
+        return Err(Error::unsupported("several window calls in one GROUP BY are not supported; use one"));
+    }
+    if groups.len() == 1 {
+        return Err(Error::unsupported(
+            "session_window() alone in GROUP BY over a stream is not supported in any output mode: add a key, since sessions are \
+             of somebody",
+        ));
+    }
+    if mode == OutputMode::Update {
         return Err(Error::unsupported(format!(
-            "{} is not supported over a stream in any output mode: it needs its input sorted; use first(), last(), max_by() or \
-             min_by()",
-            function.schema_name()
+            "{what} by session_window() is not supported in update mode, because sessions merge and a session that was \
+             emitted would be no more; use append or complete mode"
         )));
     }
-    found.order_matters |= aggregate.aggr_expr.iter().any(depends_on_order);
-    found.shape.aggregates += 1;
-    let node = StatefulAggregateNode {
-        operator: found.fingerprints.len(),
-        input,
-        groups,
-        grouping_sets,
-        aggregates: aggregate.aggr_expr,
-        event_key,
-        watermarked,
-        schema: aggregate.schema,
+    let watermarked = event_expr(&aggregate.input, time).is_some();
+    check_aggregate(mode, watermarked, what)?;
+    let (time, gap) = (time.clone(), gap.clone());
+    let time = match time.get_type(aggregate.input.schema())? {
+        DataType::Struct(_) => window_time(time),
+        _ => time,
     };
-    found.fingerprints.push(fingerprint::aggregate(&node, mode)?);
-    found.wants_no_data.push(mode != OutputMode::Complete);
-    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+    groups[session] = time;
+    let kind = StatefulKind::Session { groups: groups.len(), session, watermarked };
+    let exprs = groups.into_iter().chain([gap]).chain(aggregate.aggr_expr).collect();
+    let inputs = vec![aggregate.input.as_ref().clone()];
+    Ok(StatefulNode { operator: None, kind, inputs, exprs, schema: aggregate.schema }.into_plan())
 }
 
 /// A row without a time is in no window, whatever else it is grouped by.
@@ -336,8 +561,8 @@ fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<Event
             let key = EventKey::Window(*index, spec?);
             // A window's start lies before what its rows may still bring: it is no event time to make windows of.
             let watermarked = match event_expr(input, time) {
-                Some(EventColumn::Window { .. } | EventColumn::Time { after_us: 0 }) => true,
-                Some(EventColumn::Time { .. }) | None => false,
+                Some(EventTime::Window { .. } | EventTime::Time { after_us: 0 }) => true,
+                Some(EventTime::Time { .. }) | None => false,
             };
             let time = match time.get_type(input.schema())? {
                 DataType::Struct(_) => window_time(time.clone()),
@@ -352,10 +577,10 @@ fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<Event
     }
     // Of a window's start and end the end is named first in neither SQL nor Spark: any of them closes the group.
     let traced = groups.iter().enumerate().filter_map(|(i, g)| Some((i, event_expr(input, g)?)));
-    let key = traced.min_by_key(|(_, column)| matches!(column, EventColumn::Time { after_us } if *after_us > 0)).map(
+    let key = traced.min_by_key(|(_, column)| matches!(column, EventTime::Time { after_us } if *after_us > 0)).map(
         |(index, column)| match column {
-            EventColumn::Time { after_us } => EventKey::Time { index, after_us },
-            EventColumn::Window { .. } => EventKey::WindowColumn(index),
+            EventTime::Time { after_us } => EventKey::Time { index, after_us },
+            EventTime::Window { .. } => EventKey::WindowColumn(index),
         },
     );
     Ok((key, key.is_some(), groups))
@@ -384,10 +609,8 @@ fn calls(expr: &Expr, names: &[&str]) -> bool {
     expr.exists(|e| Ok(matches!(e, Expr::AggregateFunction(call) if names.contains(&call.func.name())))).unwrap_or(true)
 }
 
-fn global_limit(input: LogicalPlan, fetch: usize, found: &mut Found) -> LogicalPlan {
-    let node = GlobalLimitNode { operator: found.fingerprints.len(), input, fetch: fetch as u64 };
-    found.fingerprints.push(fingerprint::limit(&node));
-    found.wants_no_data.push(false);
-    found.order_matters = true;
-    LogicalPlan::Extension(Extension { node: Arc::new(node) })
+fn global_limit(input: LogicalPlan, fetch: usize) -> LogicalPlan {
+    let schema = Arc::clone(input.schema());
+    let kind = StatefulKind::Limit { fetch: fetch as u64 };
+    StatefulNode { operator: None, kind, inputs: vec![input], exprs: Vec::new(), schema }.into_plan()
 }

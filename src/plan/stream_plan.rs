@@ -11,17 +11,18 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
-use serde_json::Value;
 
 use super::batch_time::{BatchTime, freeze_per_batch};
 use super::lowering::StreamLowering;
+use super::operator_plan::OperatorPlan;
 use super::stateful::{add_table_watermarks, make_stateful};
 use super::stream_table::StreamTable;
+use super::time_difference::days_as_nanoseconds;
+use super::window_projection::expand_windows;
 use crate::error::{Error, Result};
-use crate::operator::aggregate::StatefulAggregateExec;
-use crate::operator::global_limit::GlobalLimitExec;
+use crate::operator::stateful::StatefulExec;
 use crate::sink::OutputMode;
-use crate::state::KeyedTables;
+use crate::state::NamedTables;
 
 /// A source of a query.
 #[derive(Debug, Clone)]
@@ -39,17 +40,8 @@ pub struct WatermarkPlan {
     pub column: String,
     /// The delay in microseconds.
     pub delay_us: i64,
-}
-
-/// A stateful operator of a query.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OperatorPlan {
-    /// What its state means.
-    pub fingerprint: Value,
-    /// Whether a batch without data is worth running for it when the watermark moved.
-    pub wants_no_data: bool,
-    /// What Spark calls it in progress reports.
-    pub name: &'static str,
+    /// The sources below it.
+    pub sources: Vec<usize>,
 }
 
 /// A streaming query, ready to run batch by batch.
@@ -84,13 +76,13 @@ impl StreamPlan {
     /// `InvalidQuery` or `Unsupported` for what cannot be planned or has no meaning over streams in this mode.
     pub async fn build(session: &SessionState, plan: LogicalPlan, mode: OutputMode, lanes: usize) -> Result<Self> {
         let state = for_streams(session, lanes);
-        let plan = add_table_watermarks(plan)?;
+        let plan = add_table_watermarks(days_as_nanoseconds(expand_windows(plan)?)?)?;
         let mut analyzer = Analyzer::new();
         for rewrite in session.analyzer().function_rewrites() {
             analyzer.add_function_rewrite(Arc::clone(rewrite));
         }
         let analyzed = analyzer.execute_and_check(plan, state.config_options(), |_, _| {})?;
-        let (stateful, found) = make_stateful(analyzed, mode)?;
+        let (stateful, found) = make_stateful(analyzed, mode, &state)?;
         let batch_time = BatchTime::default();
         let logical = state.optimize(&freeze_per_batch(stateful, &batch_time)?)?;
 
@@ -104,17 +96,10 @@ impl StreamPlan {
             let name = table.identified_by.clone().unwrap_or_else(|| id.to_string());
             SourcePlan { name, table }
         };
-        let operators = found.fingerprints.into_iter().zip(found.wants_no_data);
         let plan = Self {
             sources: found.sources.into_iter().enumerate().map(name_of).collect(),
             watermarks: found.watermarks,
-            operators: operators
-                .map(|(fingerprint, wants_no_data)| OperatorPlan {
-                    name: if fingerprint["operator"] == "limit" { "globalLimit" } else { "stateStoreSave" },
-                    fingerprint,
-                    wants_no_data,
-                })
-                .collect(),
+            operators: found.operators,
             mode,
             schema: Arc::new(logical.schema().as_arrow().clone()),
             logical,
@@ -137,20 +122,17 @@ impl StreamPlan {
     ///
     /// # Errors
     /// `Internal` where an operator of the logical plan is missing in the physical one.
-    pub fn empty_state(&self) -> Result<Vec<KeyedTables>> {
-        let mut tables: Vec<Option<KeyedTables>> = self.operators.iter().map(|_| None).collect();
+    pub fn empty_state(&self) -> Result<Vec<Vec<NamedTables>>> {
+        let mut tables: Vec<Option<Vec<NamedTables>>> = self.operators.iter().map(|_| None).collect();
         collect_tables(&self.narrow, &mut tables)?;
         let missing = || Error::internal("the optimizer removed a stateful operator");
         tables.into_iter().map(|t| t.ok_or_else(missing)).collect()
     }
 }
 
-fn collect_tables(plan: &Arc<dyn ExecutionPlan>, tables: &mut [Option<KeyedTables>]) -> Result<()> {
-    if let Some(aggregate) = plan.downcast_ref::<StatefulAggregateExec>() {
-        tables[aggregate.spec().operator] = Some(aggregate.spec().tables()?);
-    }
-    if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>() {
-        tables[limit.operator()] = Some(GlobalLimitExec::tables());
+fn collect_tables(plan: &Arc<dyn ExecutionPlan>, tables: &mut [Option<Vec<NamedTables>>]) -> Result<()> {
+    if let Some(stateful) = plan.downcast_ref::<StatefulExec>() {
+        tables[stateful.operator().id()] = Some(stateful.operator().stores()?);
     }
     plan.children().into_iter().try_for_each(|child| collect_tables(child, tables))
 }

@@ -30,6 +30,8 @@ pub struct StreamTable {
     pub watermark: Option<(String, i64)>,
     /// The name of IDENTIFIED BY, under which its offsets are kept.
     pub identified_by: Option<String>,
+    /// After how many milliseconds without rows its watermark holds that of the query back no more (`idleTimeout`).
+    pub idle_timeout_ms: Option<i64>,
 }
 
 /// The error for running a stream as if it were a batch. Spark's words.
@@ -106,6 +108,16 @@ pub fn scanned_stream(plan: &LogicalPlan) -> Option<StreamTable> {
     let provider = source_as_provider(&scan.source).ok()?;
     let table: &dyn std::any::Any = provider.as_ref();
     table.downcast_ref::<StreamTable>().cloned()
+}
+
+/// Returns the id of the source that `plan` scans, where it is the scan of a stream bound to a query.
+pub fn bound_stream(plan: &LogicalPlan) -> Option<usize> {
+    let LogicalPlan::TableScan(scan) = plan else {
+        return None;
+    };
+    let provider = source_as_provider(&scan.source).ok()?;
+    let table: &dyn std::any::Any = provider.as_ref();
+    table.downcast_ref::<BoundStream>().map(|bound| bound.source)
 }
 
 /// Returns whether `plan` scans a stream, bound to a query already or not.

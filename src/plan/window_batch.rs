@@ -1,5 +1,6 @@
-//! `GROUP BY window(…)` in a batch query: rows without a time fall out, and a sliding window repeats each row, as the
-//! stateful aggregate of a stream does. So the same SQL over a table answers as over a stream that has ended.
+//! `GROUP BY window(…)` and `session_window(…)` in a batch query: rows without a time fall out, a sliding window
+//! repeats each row, and sessions merge, as the stateful aggregates of a stream do. So the same SQL over a table
+//! answers as over a stream that has ended.
 
 use std::sync::Arc;
 
@@ -9,7 +10,10 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::window_function::{WINDOW, window_call, windows};
+use super::session_batch::sessions;
+use super::stream_table::is_streaming;
+use super::window_function::{WINDOW, session_call, window_call, windows};
+use super::window_projection::expand;
 use crate::error::Error;
 
 /// The rule.
@@ -23,11 +27,35 @@ impl AnalyzerRule for WindowInBatch {
 
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> PlanResult<LogicalPlan> {
         plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Aggregate(aggregate) => rewrite(aggregate),
+            // A stream's windows are made by its operators, batch by batch.
+            LogicalPlan::Aggregate(aggregate) if !is_streaming(&aggregate.input) => match session_of(&aggregate)? {
+                Some(session) => sessions(&aggregate, session).map(Transformed::yes),
+                None => rewrite(aggregate),
+            },
+            LogicalPlan::Projection(projection) if !is_streaming(&projection.input) => expand(projection),
             other => Ok(Transformed::no(other)),
         })
         .map(|t| t.data)
     }
+}
+
+/// Which group expression is a session.
+fn session_of(aggregate: &Aggregate) -> PlanResult<Option<usize>> {
+    let groups = &aggregate.group_expr;
+    let session = groups.iter().position(|group| session_call(group).is_some());
+    let windows = groups.iter().filter(|group| session_call(group).is_some() || window_call(group).is_some()).count();
+    if session.is_some() && windows > 1 {
+        return Err(Error::unsupported("several window calls in one GROUP BY are not supported; use one").into());
+    }
+    let in_sets = |group: &Expr| match group {
+        Expr::GroupingSet(set) => set.distinct_expr().into_iter().any(|key| session_call(key).is_some()),
+        _ => false,
+    };
+    if groups.iter().any(in_sets) {
+        let message = "session_window() in ROLLUP, CUBE or GROUPING SETS is not supported";
+        return Err(Error::unsupported(message).into());
+    }
+    Ok(session)
 }
 
 fn rewrite(aggregate: Aggregate) -> PlanResult<Transformed<LogicalPlan>> {

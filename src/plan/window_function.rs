@@ -15,12 +15,16 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility, lit,
 };
 
+use super::cumulate;
 use crate::error::{Error, Result};
 use crate::interval::{interval_us, parse_interval};
 use crate::operator::event_time::{TIME, WindowSpec, window_fields};
+use crate::operator::session::{gap_us, is_gap};
 
 /// The function's name, and the name of the column it makes.
 pub const WINDOW: &str = "window";
+/// The name of the function that puts rows into sessions, and the name of the column it makes.
+pub const SESSION_WINDOW: &str = "session_window";
 /// The name of the function that gives a window's last instant.
 pub const WINDOW_TIME: &str = "window_time";
 /// The name of the inner function that gives all windows of a time, for sliding windows outside GROUP BY.
@@ -36,7 +40,14 @@ struct Window {
 pub fn functions() -> Vec<ScalarUDF> {
     let window = |name| Window { name, signature: Signature::new(TypeSignature::VariadicAny, Volatility::Immutable) };
     let time = WindowTime { signature: Signature::any(1, Volatility::Immutable) };
-    vec![ScalarUDF::from(window(WINDOW)), ScalarUDF::from(window(WINDOWS)), ScalarUDF::from(time)]
+    let session = SessionWindow { signature: Signature::any(2, Volatility::Immutable) };
+    vec![
+        ScalarUDF::from(window(WINDOW)),
+        ScalarUDF::from(window(WINDOWS)),
+        cumulate::function(),
+        ScalarUDF::from(session),
+        ScalarUDF::from(time),
+    ]
 }
 
 fn function(name: &str) -> Arc<ScalarUDF> {
@@ -53,6 +64,12 @@ pub fn window(time: Expr, size: &str) -> Expr {
 /// Returns `window(time, size, slide)`: sliding windows.
 pub fn sliding_window(time: Expr, size: &str, slide: &str) -> Expr {
     function(WINDOW).call(vec![time, lit(size), lit(slide)])
+}
+
+/// Returns `session_window(time, gap)`: rows of one key that follow each other within `gap`, as Spark writes it
+/// (`lit("5 minutes")`), or an expression that gives one for each row.
+pub fn session_window(time: Expr, gap: Expr) -> Expr {
+    function(SESSION_WINDOW).call(vec![time, gap])
 }
 
 /// Returns `window_time(window)`: the window's last instant, as an event time for what comes after.
@@ -77,11 +94,27 @@ pub fn window_call(expr: &Expr) -> Option<(&Expr, Result<WindowSpec>)> {
     Some((time, window_spec(durations)))
 }
 
+/// A call of `session_window()`: its event time and its gap.
+pub fn session_call(expr: &Expr) -> Option<(&Expr, &Expr)> {
+    let Expr::ScalarFunction(call) = expr.unalias_ref() else {
+        return None;
+    };
+    match (call.func.name(), call.args.as_slice()) {
+        (SESSION_WINDOW, [time, gap]) => Some((time, gap)),
+        _ => None,
+    }
+}
+
 /// Reads the arguments of a `window()` call after its time.
 ///
 /// # Errors
 /// `InvalidQuery` where they are no literals, or make no windows.
-pub(super) fn window_spec(durations: &[Expr]) -> Result<WindowSpec> {
+pub(super) fn window_spec(arguments: &[Expr]) -> Result<WindowSpec> {
+    spec_of(&durations(arguments)?)
+}
+
+/// Reads durations that are literals, in microseconds.
+pub(super) fn durations(arguments: &[Expr]) -> Result<Vec<i64>> {
     let literal = |e: &Expr| match e {
         Expr::Literal(value, _) => duration_of(value),
         Expr::Cast(cast) => match cast.expr.as_ref() {
@@ -90,7 +123,7 @@ pub(super) fn window_spec(durations: &[Expr]) -> Result<WindowSpec> {
         },
         _ => Err(not_literal()),
     };
-    spec_of(&durations.iter().map(literal).collect::<Result<Vec<i64>>>()?)
+    arguments.iter().map(literal).collect()
 }
 
 /// Looks below an alias.
@@ -107,11 +140,19 @@ impl UnaliasRef for Expr {
     }
 }
 
-fn not_literal() -> Error {
+pub(super) fn not_literal() -> Error {
     Error::invalid_query("window(): length, slide and start must be literals such as '10 minutes'")
 }
 
-fn duration_of(value: &ScalarValue) -> Result<i64> {
+/// The error for a first argument that is no time.
+pub(super) fn not_time(function: &str, is: Option<&DataType>) -> Error {
+    let is = is.map_or("missing".to_string(), ToString::to_string);
+    Error::invalid_query(format!(
+        "{function}: the first argument must be a TIMESTAMP, it is {is}; cast it or use to_timestamp()"
+    ))
+}
+
+pub(super) fn duration_of(value: &ScalarValue) -> Result<i64> {
     match value {
         ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text)) => {
             interval_us(&parse_interval(text)?)
@@ -150,13 +191,7 @@ impl ScalarUDFImpl for Window {
     fn return_type(&self, types: &[DataType]) -> PlanResult<DataType> {
         match types.first() {
             Some(DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Struct(_)) => {}
-            Some(other) => {
-                return Err(Error::invalid_query(format!(
-                    "window(): the first argument must be a TIMESTAMP, it is {other}; cast it or use to_timestamp()"
-                ))
-                .into());
-            }
-            None => return Err(not_literal().into()),
+            other => return Err(not_time("window()", other).into()),
         }
         if !(2..=4).contains(&types.len()) {
             return Err(spec_of(&[]).map(|_| ()).map_or_else(Into::into, |()| not_literal().into()));
@@ -190,7 +225,7 @@ impl ScalarUDFImpl for Window {
 }
 
 /// A window column stands for its last instant.
-fn event_times(column: &ArrayRef) -> PlanResult<ArrayRef> {
+pub(super) fn event_times(column: &ArrayRef) -> PlanResult<ArrayRef> {
     if let DataType::Struct(_) = column.data_type() {
         return last_instants(column);
     }
@@ -214,6 +249,56 @@ fn all_windows(times: &TimestampMicrosecondArray, spec: &WindowSpec) -> ArrayRef
     let item = Arc::new(Field::new_list_field(DataType::Struct(window_fields()), true));
     let values = windows_from(starts.into(), spec);
     Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths), values, None::<NullBuffer>))
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SessionWindow {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for SessionWindow {
+    fn name(&self) -> &str {
+        SESSION_WINDOW
+    }
+
+    /// Spark calls the column `session_window`, whatever the arguments.
+    fn schema_name(&self, _args: &[Expr]) -> PlanResult<String> {
+        Ok(SESSION_WINDOW.to_string())
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> PlanResult<DataType> {
+        match types.first() {
+            Some(DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Struct(_)) => {}
+            other => return Err(not_time("session_window()", other).into()),
+        }
+        match types.get(1) {
+            Some(gap) if is_gap(gap) => Ok(DataType::Struct(window_fields())),
+            other => {
+                let is = other.map_or("missing".to_string(), ToString::to_string);
+                Err(Error::invalid_query(format!(
+                    "session_window(): the gap must be an interval such as '5 minutes', it is {is}"
+                ))
+                .into())
+            }
+        }
+    }
+
+    /// The session of the row alone: from its time to the end of its gap. NULL where there is no time or no gap.
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let rows = args.number_rows;
+        let times = event_times(&args.args[0].to_array(rows)?)?;
+        let starts = times.as_primitive::<TimestampMicrosecondType>();
+        let gaps = gap_us(&args.args[1].to_array(rows)?)?;
+        let ends: TimestampMicrosecondArray =
+            starts.iter().zip(&gaps).map(|(start, gap)| Some(start?.saturating_add(gap?))).collect();
+        let nulls = NullBuffer::union(starts.nulls(), ends.nulls());
+        let columns: Vec<ArrayRef> = vec![Arc::new(starts.clone()), Arc::new(ends)];
+        Ok(ColumnarValue::Array(Arc::new(StructArray::new(window_fields(), columns, nulls))))
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use futures::future::{FutureExt, select_all};
 use tokio::sync::watch;
 
+use super::late_rows::LateOutput;
 use super::progress::Durations;
+use super::source_activity::SourceActivity;
 use super::streaming_query::QueryShared;
 use super::trigger::Trigger;
 use super::watermark::{WatermarkPolicy, WatermarkTracker};
@@ -18,7 +20,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::operator::StateLanes;
 use crate::plan::StreamPlan;
-use crate::sink::{OutputMode, Sink};
+use crate::sink::Sink;
 use crate::source::{Offset, ReadLimit, Source, Split};
 
 /// How often sources that cannot tell of news are asked, at first and at most.
@@ -47,8 +49,11 @@ pub struct Execution {
     pub(super) checkpoint: Checkpoint,
     pub(super) sources: Vec<Arc<dyn Source>>,
     pub(super) sink: Arc<dyn Sink>,
+    /// Where late rows go, where somebody wants them.
+    pub(super) late: Option<LateOutput>,
     pub(super) state: Arc<StateLanes>,
     pub(super) tracker: WatermarkTracker,
+    pub(super) activity: SourceActivity,
     /// By source: where the last batch ended.
     pub(super) offsets: Vec<Option<Offset>>,
     pub(super) next_batch_id: i64,
@@ -57,6 +62,10 @@ pub struct Execution {
     /// A batch whose offsets are logged and which is not decided.
     pub(super) undecided: Option<OffsetEntry>,
     pub(super) last_trigger_ms: Option<i64>,
+    /// When the first timer of processing time is due that state holds.
+    pub(super) wake_ms: Option<i64>,
+    /// Timers that are due later wake nobody: a query that ends by itself does not wait for what it has only just set.
+    pub(super) wakes_until_ms: Option<i64>,
     /// Whether what undecided batches of earlier runs left was removed.
     pub(super) swept: bool,
 }
@@ -76,6 +85,7 @@ impl Execution {
     /// Whatever ends the query; what was decided stays decided.
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
         if self.trigger == Trigger::AvailableNow {
+            self.wakes_until_ms = Some(self.settings.clock.now_ms());
             for source in &self.sources {
                 source.fix_end().await?;
             }
@@ -108,12 +118,15 @@ impl Execution {
         Ok(())
     }
 
-    /// Closes sources and sink.
+    /// Closes sources and sinks.
     pub async fn close(&self) {
         for source in &self.sources {
             source.stop().await;
         }
         self.sink.stop().await;
+        if let Some(late) = &self.late {
+            late.stop().await;
+        }
     }
 
     /// Resolves when a source tells of news.
@@ -152,6 +165,8 @@ impl Execution {
     async fn plan_next(&mut self) -> Result<Option<PlannedBatch>> {
         fail::fail_point!("batch.before_plan");
         if let Some(entry) = self.undecided.take() {
+            // A source that was idle when it was planned may have let go of a watermark that no commit knows of.
+            self.tracker.reach(entry.watermark_ms);
             return Ok(Some(self.plan_again(entry).await?));
         }
         let limit = if self.trigger == Trigger::Once { ReadLimit::All } else { ReadLimit::Options };
@@ -165,6 +180,8 @@ impl Execution {
             ranges.push(SourceOffsets { name, start, end });
             splits.push(planned.map(|p| p.splits));
         }
+        let now_ms = self.settings.clock.now_ms();
+        self.rest_silent_nodes(&splits, now_ms)?;
         let new_data = splits.iter().any(Option::is_some);
         if !new_data && !self.wants_no_data_batch() {
             return Ok(None);
@@ -174,13 +191,31 @@ impl Execution {
             run: self.checkpoint.run().number(),
             watermark_ms: self.tracker.global_ms(),
             late_watermark_ms: self.last_watermark_ms.unwrap_or(0),
-            batch_timestamp_ms: self.settings.clock.now_ms(),
+            batch_timestamp_ms: now_ms,
             lanes: self.plan.lanes,
             conf: self.pinned(),
             sources: ranges,
         };
         let splits = splits.into_iter().map(Option::unwrap_or_default).collect();
         Ok(Some(PlannedBatch { entry, splits, logged: false }))
+    }
+
+    /// Lets go of watermark nodes whose sources have all been silent for their timeouts and give nothing to this batch
+    /// either. So a silent source lets windows close, even if no source gives anything: the watermark has moved then,
+    /// and a batch without data runs.
+    ///
+    /// Where the trigger ends by itself, no source is silent: what is there is read, however long that takes.
+    fn rest_silent_nodes(&mut self, splits: &[Option<Vec<Split>>], now_ms: i64) -> Result<()> {
+        if self.trigger.is_bounded() {
+            return Ok(());
+        }
+        for (node, watermark) in self.plan.watermarks.iter().enumerate() {
+            let idle = |source: &usize| splits[*source].is_none() && self.activity.is_idle(*source, now_ms);
+            if !watermark.sources.is_empty() && watermark.sources.iter().all(idle) {
+                self.tracker.set_idle(node, true);
+            }
+        }
+        self.tracker.choose_again()
     }
 
     /// A batch that died runs again over what its entry says.
@@ -195,14 +230,15 @@ impl Execution {
         Ok(PlannedBatch { entry, splits, logged: true })
     }
 
-    /// A batch without data runs when the watermark has moved and an operator has use for it. Judged by what the logs
-    /// hold, so that a restart decides as an unbroken run would have.
+    /// A batch without data runs when the watermark has moved and an operator has use for it, judged by what the logs
+    /// hold, so that a restart decides as an unbroken run would have (a watermark that an idle source has let go of is in
+    /// no log before that batch is: a restart waits for the timeout anew); or when a timer of processing time is due.
     fn wants_no_data_batch(&self) -> bool {
+        let now_ms = self.wakes_until_ms.unwrap_or_else(|| self.settings.clock.now_ms());
+        let due = self.wake_ms.is_some_and(|wake_ms| wake_ms <= now_ms);
         let moved = self.last_watermark_ms.is_some_and(|last| self.tracker.global_ms() > last);
-        self.settings.no_data_batches
-            && moved
-            && self.plan.mode != OutputMode::Complete
-            && self.plan.operators.iter().any(|o| o.wants_no_data)
+        let useful = moved && self.plan.operators.iter().any(|o| o.wants_no_data);
+        self.settings.no_data_batches && (due || useful)
     }
 
     fn pinned(&self) -> std::collections::BTreeMap<String, String> {

@@ -37,6 +37,12 @@ impl StreamingQueryManager {
         self.active().into_iter().find(|q| q.id() == id_or_name || q.name() == id_or_name)
     }
 
+    /// Returns the query with this id or name that was started last, whether it has ended or not. One that has ended
+    /// is known until [`StreamingQueryManager::reset_terminated`].
+    pub fn newest(&self, id_or_name: &str) -> Option<StreamingQuery> {
+        self.all().into_iter().rfind(|q| q.id() == id_or_name || q.name() == id_or_name)
+    }
+
     /// Checks that no active query has this name.
     ///
     /// # Errors

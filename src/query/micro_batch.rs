@@ -6,10 +6,10 @@
 //! | 2 offset log | `offsets/n` | runs n again: same rows, watermarks and time |
 //! | 3 run | – | ″ |
 //! | 4 state | deltas of this run, not current | ″ , they are discarded |
-//! | 5 sink prepares | staged output, unseen | ″ , it is discarded |
+//! | 5 sinks prepare | staged output and late rows, unseen | ″ , they are discarded |
 //! | 6 watermark | – | ″ |
 //! | 7 commit log | `commits/n`: **decided** | publishes n, never runs it again |
-//! | 8 sink publishes | the rows are seen | publishing again changes nothing |
+//! | 8 sinks publish | the rows are seen, then the late ones | publishing again changes nothing |
 //! | 9 sources are told | – | harmless |
 
 use std::panic::AssertUnwindSafe;
@@ -22,18 +22,25 @@ use futures::{FutureExt, TryStreamExt};
 
 use super::execution::{Execution, PlannedBatch};
 use super::progress::Durations;
-use crate::checkpoint::{CommitEntry, OffsetEntry, StateFiles};
+use crate::checkpoint::{CommitEntry, LateRowsCommit, OffsetEntry, StateFiles};
 use crate::error::{Error, Result};
 use crate::operator::OperatorWatermarks;
-use crate::operator::aggregate::StatefulAggregateExec;
 use crate::operator::batch_context::{BatchContext, BatchInput, BatchReport};
-use crate::operator::global_limit::GlobalLimitExec;
+use crate::operator::stateful::StatefulExec;
 use crate::operator::watermark::WatermarkExec;
+use crate::plan::operator_plan::operator_watermarks;
 use crate::sink::{Prepared, SinkBatch};
 use crate::source::{Offset, Split};
 
 /// Batches that read less than this (bytes, or rows of a source that counts rows) run in one partition.
 const SMALL_BATCH: u64 = 256 * 1024;
+
+/// What steps 3 to 5 made of a batch.
+struct Ran {
+    prepared: Prepared,
+    late_rows: Option<LateRowsCommit>,
+    report: BatchReport,
+}
 
 impl Execution {
     /// Runs one planned micro-batch to its end.
@@ -49,29 +56,32 @@ impl Execution {
         }
         // 3, 4, 5: rows flow; state and output become durable, neither current nor visible.
         let context = Arc::new(self.context(&entry, splits.clone()));
-        let (prepared, report) =
-            durations.time(Durations::ADD_BATCH, self.run_plan(&context, &splits)).await.map_err(step)?;
+        let ran = durations.time(Durations::ADD_BATCH, self.run_plan(&context, &splits)).await.map_err(step)?;
         // 6: the watermark that the next batch runs with.
-        self.move_watermark(&report)?;
+        self.move_watermark(&entry, &ran.report)?;
         // 7: the decision.
         self.checkpoint.run().check().await?;
-        let commit = self.commit_entry(&entry, &prepared, &report);
+        let commit = self.commit_entry(&entry, &ran);
         durations.time(Durations::COMMIT_OFFSETS, self.checkpoint.commit_log().add(&commit)).await.map_err(step)?;
         // 8: what is decided becomes visible.
-        self.sink.publish(batch_id, &prepared.token).await.map_err(step)?;
+        self.sink.publish(batch_id, &ran.prepared.token).await.map_err(step)?;
+        if let Some(late) = &self.late {
+            late.publish(&commit).await.map_err(step)?;
+        }
         // 9: what led here may be cleaned.
-        self.advance(&entry);
+        self.advance(&entry, &ran.report);
         self.tell_sources().await;
         self.sweep(&commit).await;
         self.purge(batch_id).await;
-        self.report_batch(&entry, &context, &report, &prepared, durations).await;
+        self.report_batch(&entry, &context, &ran.report, &ran.prepared, durations).await;
         Ok(())
     }
 
     fn context(&self, entry: &OffsetEntry, splits: Vec<Vec<Split>>) -> BatchContext {
-        let us = |ms: i64| (ms > 0).then(|| ms.saturating_mul(1000));
-        let watermarks =
-            OperatorWatermarks { late_us: us(entry.late_watermark_ms), eviction_us: us(entry.watermark_ms) };
+        let late = operator_watermarks(&self.plan.operators, entry.late_watermark_ms);
+        let eviction = operator_watermarks(&self.plan.operators, entry.watermark_ms);
+        let watermarks = late.into_iter().zip(eviction);
+        let watermarks = watermarks.map(|(late_us, eviction_us)| OperatorWatermarks { late_us, eviction_us }).collect();
         let inputs = self.sources.iter().zip(splits).map(|(source, splits)| BatchInput {
             source: Arc::clone(source),
             splits,
@@ -83,15 +93,17 @@ impl Execution {
             self.checkpoint.run().number(),
             self.plan.mode,
             inputs.collect(),
-            vec![watermarks; self.plan.operators.len()],
+            watermarks,
             self.plan.watermarks.len(),
             Arc::clone(&self.state),
             Arc::clone(&self.settings.clock),
+            entry.batch_timestamp_ms,
+            self.late.is_some(),
         )
     }
 
     /// Steps 3 to 5. A panic in an operator, function, source or sink ends the query like any error.
-    async fn run_plan(&self, context: &Arc<BatchContext>, splits: &[Vec<Split>]) -> Result<(Prepared, BatchReport)> {
+    async fn run_plan(&self, context: &Arc<BatchContext>, splits: &[Vec<Split>]) -> Result<Ran> {
         let weight: u64 = splits.iter().flatten().map(|s| s.weight).sum();
         let plan = reset_plan_states(Arc::clone(self.plan.physical(weight < SMALL_BATCH)))?;
         let config = self.plan.state.config().clone().with_extension(Arc::clone(context));
@@ -109,25 +121,38 @@ impl Execution {
             let prepared = self.sink.prepare(batch).await?;
             finish_unread(&plan, context, &task).await?;
             fail::fail_point!("state.all_deltas_written");
-            Ok::<_, Error>(prepared)
+            // What nobody had read may have given late rows too.
+            let late_rows = match &self.late {
+                Some(late) => Some(late.prepare(self.shared.name(), &self.plan.operators, context).await?),
+                None => None,
+            };
+            Ok::<_, Error>((prepared, late_rows))
         };
-        let prepared = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let (prepared, late_rows) = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<&str>().map(ToString::to_string);
             let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             Err(Error::internal(format!("an operator, function, source or sink panicked: {said}")))
         })?;
         let report = context.report().clone();
-        Ok((prepared, report))
+        Ok(Ran { prepared, late_rows, report })
     }
 
-    fn move_watermark(&mut self, report: &BatchReport) -> Result<()> {
+    fn move_watermark(&mut self, entry: &OffsetEntry, report: &BatchReport) -> Result<()> {
+        for (source, _) in report.source_rows.iter().enumerate().filter(|(_, rows)| **rows > 0) {
+            self.activity.saw_rows(source, entry.batch_timestamp_ms);
+        }
+        for (node, watermark) in self.plan.watermarks.iter().enumerate() {
+            if watermark.sources.iter().any(|source| report.source_rows[*source] > 0) {
+                self.tracker.set_idle(node, false);
+            }
+        }
         let seen: Vec<Option<i64>> = report.event_times.iter().map(|t| (t.count > 0).then_some(t.max_ms)).collect();
         let delays: Vec<i64> = self.plan.watermarks.iter().map(|w| w.delay_us / 1000).collect();
         self.tracker.update(&seen, &delays)
     }
 
-    fn commit_entry(&self, entry: &OffsetEntry, prepared: &Prepared, report: &BatchReport) -> CommitEntry {
-        let state = report.operators.iter().enumerate().map(|(operator, report)| StateFiles {
+    fn commit_entry(&self, entry: &OffsetEntry, ran: &Ran) -> CommitEntry {
+        let state = ran.report.operators.iter().enumerate().map(|(operator, report)| StateFiles {
             operator,
             version: entry.batch_id + 1,
             files: report.files.values().flatten().cloned().collect(),
@@ -138,12 +163,14 @@ impl Execution {
             lanes: self.state.lanes,
             watermark: self.tracker.state(),
             state: state.collect(),
-            sink: prepared.token.clone(),
+            sink: ran.prepared.token.clone(),
+            late_rows: ran.late_rows.clone(),
             fingerprint: self.plan.operators.iter().map(|o| o.fingerprint.clone()).collect(),
         }
     }
 
-    fn advance(&mut self, entry: &OffsetEntry) {
+    fn advance(&mut self, entry: &OffsetEntry, report: &BatchReport) {
+        self.wake_ms = report.operators.iter().filter_map(|o| o.wake_ms).min();
         self.offsets = entry.sources.iter().map(|s| s.end.clone()).collect();
         self.next_batch_id = entry.batch_id + 1;
         self.last_watermark_ms = Some(entry.watermark_ms);
@@ -172,7 +199,7 @@ async fn finish_unread(
 ) -> Result<()> {
     let mut pending = vec![Arc::clone(plan)];
     while let Some(node) = pending.pop() {
-        let counts = node.is::<WatermarkExec>() || node.is::<StatefulAggregateExec>() || node.is::<GlobalLimitExec>();
+        let counts = node.is::<WatermarkExec>() || node.is::<StatefulExec>();
         if counts {
             for partition in context.unread(&node) {
                 let mut rows = node.execute(partition, Arc::clone(task))?;

@@ -1,7 +1,7 @@
 //! What a query says of itself: one [`StreamingQueryProgress`] a batch, and its [`StreamingQueryStatus`] between.
 //!
 //! The micro-batch protocol fills them in; listeners, `last_progress` and the shell read them. The JSON is Spark's,
-//! field for field and in Spark's order, so that dashboards made for Spark read it.
+//! field for field and in Spark's order, so that dashboards made for Spark read it; one field is ours, `waiting`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::waiting::Waiting;
 use crate::clock::Clock;
 
 /// Tells what one batch did.
@@ -60,6 +61,12 @@ impl StreamingQueryProgress {
         self.duration_ms.contains_key(Durations::ADD_BATCH)
     }
 
+    /// Returns for each stateful operator whose state waits a sentence that says for what, the last of the plan first.
+    pub fn waiting(&self) -> Vec<&str> {
+        let waiting = self.state_operators.iter().filter_map(|operator| operator.waiting.as_ref());
+        waiting.map(|waiting| waiting.reason.as_str()).collect()
+    }
+
     /// Returns the JSON in one line.
     pub fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
@@ -105,6 +112,9 @@ pub struct StateOperatorProgress {
     pub num_state_store_instances: u64,
     /// What else the operator counts.
     pub custom_metrics: BTreeMap<String, i64>,
+    /// What the oldest state waits for; left out where nothing waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Tells what one source gave in one batch.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::execution::{Execution, QuerySettings};
+use super::late_rows::{LateOutput, LateTable};
+use super::source_activity::SourceActivity;
 use super::streaming_query::QueryShared;
 use super::trigger::Trigger;
 use super::watermark::WatermarkTracker;
@@ -19,7 +21,7 @@ use crate::plan::StreamPlan;
 use crate::plan::fingerprint::check_unchanged;
 use crate::sink::{Sink, SinkContext};
 use crate::source::{Offset, Source, SourceContext, SourceSpec};
-use crate::state::LaneStore;
+use crate::state::LaneState;
 
 /// The pinned name of the watermark policy.
 pub(super) const POLICY: &str = "multipleWatermarkPolicy";
@@ -37,6 +39,7 @@ impl Execution {
         trigger: Trigger,
         checkpoint: Checkpoint,
         sink: Arc<dyn Sink>,
+        late_table: Option<LateTable>,
     ) -> Result<Self> {
         let commit = checkpoint.commit_log().latest().await?;
         let entries = retained_offsets(&checkpoint).await?;
@@ -61,19 +64,22 @@ impl Execution {
             tracker.restore(commit.watermark.clone())?;
         }
         let state = Arc::new(load_state(&plan, &checkpoint, commit.as_ref()).await?);
+        let wake_ms = state.wake_ms().await;
         fail::fail_point!("recovery.mid");
 
         let next_batch_id = commit.as_ref().map_or(0, |c| c.batch_id + 1);
-        sink.open(&SinkContext {
+        let sink_context = SinkContext {
             query_id: checkpoint.query_id().to_string(),
             name: shared.name().to_string(),
             run: checkpoint.run().number(),
             next_batch_id,
-        })
-        .await?;
+            first_batch_id: 0,
+        };
+        sink.open(&sink_context).await?;
         if let Some(commit) = &commit {
             sink.publish(commit.batch_id, &commit.sink).await?;
         }
+        let late = recover_late(late_table, sink_context, commit.as_ref()).await?;
 
         let by_name = source_order(&plan, latest.as_ref(), &checkpoint)?;
         let sources = open_sources(&plan, &checkpoint, &entries, &settings).await?;
@@ -87,19 +93,46 @@ impl Execution {
             shared,
             offsets,
             last_watermark_ms: decided.map(|e| e.watermark_ms),
+            activity: SourceActivity::new(
+                plan.sources.iter().map(|source| source.table.idle_timeout_ms).collect(),
+                settings.clock.now_ms(),
+            ),
             plan,
             settings,
             trigger,
             checkpoint,
             sources,
             sink,
+            late,
             state,
             tracker,
             next_batch_id,
             undecided,
             last_trigger_ms: None,
+            wake_ms,
+            wakes_until_ms: None,
             swept: false,
         })
+    }
+}
+
+/// Opens the table of late rows as the sink was opened.
+async fn recover_late(
+    table: Option<LateTable>,
+    context: SinkContext,
+    commit: Option<&CommitEntry>,
+) -> Result<Option<LateOutput>> {
+    match table {
+        Some(table) => Ok(Some(LateOutput::recover(table, context, commit).await?)),
+        None => {
+            if commit.is_some_and(|commit| commit.late_rows.is_some()) {
+                tracing::warn!(
+                    flow = context.name,
+                    "the flow kept late rows and does so no more; those of its last batch may be missing in their table"
+                );
+            }
+            Ok(None)
+        }
     }
 }
 
@@ -112,13 +145,13 @@ async fn load_state(plan: &StreamPlan, checkpoint: &Checkpoint, commit: Option<&
     let mut stores: Vec<Vec<_>> = plan.operators.iter().map(|_| Vec::new()).collect();
     for lane in 0..plan.lanes {
         for (operator, tables) in plan.empty_state()?.into_iter().enumerate() {
-            let mut lane_store = LaneStore::new(operator, lane, tables);
+            let mut lane_state = LaneState::new(operator, lane, tables);
             if let Some(commit) = commit {
                 let listed = commit.state.iter().filter(|s| s.operator == operator).flat_map(|s| s.files.clone());
                 let files: Vec<_> = listed.collect();
-                lane_store.load(store.as_ref(), &files, plan.lanes, commit.lanes).await?;
+                lane_state.load(store.as_ref(), &files, plan.lanes, commit.lanes).await?;
             }
-            stores[operator].push(Arc::new(tokio::sync::Mutex::new(lane_store)));
+            stores[operator].push(Arc::new(tokio::sync::Mutex::new(lane_state)));
         }
     }
     Ok(StateLanes { lanes: plan.lanes, store, stores })

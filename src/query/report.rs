@@ -35,9 +35,13 @@ impl Execution {
         progress.processed_rows_per_second = rows_per_second(rows, Some(took_ms));
         progress.duration_ms = durations.finish();
         progress.event_time = event_time(&report.event_times, entry.watermark_ms);
-        let operators = self.plan.operators.iter().zip(&report.operators).rev();
-        progress.state_operators =
-            operators.map(|(plan, report)| operator_progress(plan.name, report, self.state.lanes)).collect();
+        let operators = self.plan.operators.iter().zip(&report.operators).zip(self.waiting(entry, report)).rev();
+        progress.state_operators = operators
+            .map(|((plan, report), waiting)| StateOperatorProgress {
+                waiting,
+                ..operator_progress(plan.name, report, self.state.lanes)
+            })
+            .collect();
         for (id, source) in self.sources.iter().enumerate() {
             let mut metrics = BTreeMap::new();
             let malformed = context.inputs[id].malformed_rows.get();
@@ -118,5 +122,6 @@ fn operator_progress(name: &str, report: &OperatorReport, lanes: usize) -> State
         num_shuffle_partitions: lanes as u64,
         num_state_store_instances: lanes as u64,
         custom_metrics: BTreeMap::from([("rowsWithoutEventTime".to_string(), ms(report.rows_without_event_time))]),
+        waiting: None,
     }
 }

@@ -8,13 +8,14 @@ use futures::FutureExt;
 use tokio::sync::watch;
 
 use super::execution::{Execution, QuerySettings};
+use super::late_rows::LateTable;
 use super::listener::{Listeners, QueryIdle, QueryStarted, QueryTerminated};
 use super::progress::{RecentProgress, StreamingQueryProgress, StreamingQueryStatus, iso_ms};
 use super::trigger::Trigger;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::plan::StreamPlan;
-use crate::sink::Sink;
+use crate::sink::{OutputMode, Sink};
 
 /// What a run and its handles share.
 pub struct QueryShared {
@@ -95,6 +96,8 @@ pub struct QueryStart {
     pub checkpoint: Checkpoint,
     /// Where rows go.
     pub sink: Arc<dyn Sink>,
+    /// Where rows go that came too late; without it they are only counted.
+    pub late_table: Option<LateTable>,
     /// Who is told.
     pub listeners: Listeners,
 }
@@ -120,13 +123,19 @@ impl StreamingQuery {
     /// # Errors
     /// Whatever recovery finds, such as `CheckpointIncompatible`.
     pub async fn start(start: QueryStart) -> Result<Self> {
-        let QueryStart { name, plan, settings, trigger, checkpoint, sink, listeners } = start;
+        let QueryStart { name, plan, settings, trigger, checkpoint, sink, late_table, listeners } = start;
         if !sink.supports(plan.mode) {
             return Err(Error::unsupported(format!(
                 "{} does not support {} mode; use append mode, or another sink (console, memory, noop and foreach_batch take \
                  all three)",
                 sink.description(),
                 plan.mode
+            )));
+        }
+        if let Some(late) = late_table.as_ref().filter(|late| !late.sink.supports(OutputMode::Append)) {
+            return Err(Error::unsupported(format!(
+                "late rows only ever come: {} must support append mode",
+                late.sink.description()
             )));
         }
         let (stop, stopped) = watch::channel(false);
@@ -147,7 +156,8 @@ impl StreamingQuery {
             outcome,
         });
         let clock = Arc::clone(&settings.clock);
-        let execution = Execution::recover(Arc::clone(&shared), plan, settings, trigger, checkpoint, sink).await?;
+        let execution =
+            Execution::recover(Arc::clone(&shared), plan, settings, trigger, checkpoint, sink, late_table).await?;
         shared.listeners.notify_started(&QueryStarted {
             id: shared.id.clone(),
             run_id: shared.run_id.clone(),
@@ -187,6 +197,12 @@ impl StreamingQuery {
     /// Returns the newest progress, or `None` before the first trigger ended.
     pub fn last_progress(&self) -> Option<Arc<StreamingQueryProgress>> {
         locked(&self.shared.recent).last()
+    }
+
+    /// Returns the progress of the newest batch among those that are kept: [`StreamingQuery::last_progress`] may tell
+    /// of a trigger that found nothing.
+    pub fn last_batch(&self) -> Option<Arc<StreamingQueryProgress>> {
+        self.recent_progress().into_iter().rfind(|progress| progress.ran_batch())
     }
 
     /// Returns the newest progresses (at most 100), oldest first.

@@ -69,6 +69,18 @@ impl WatermarkTracker {
         &self.nodes_ms
     }
 
+    /// Returns the node from which the policy takes the global watermark, or would if that could fall: the one that
+    /// holds it back. None before the first batch ended, and without nodes.
+    pub fn chosen(&self) -> Option<usize> {
+        let is_idle = |node: usize| self.idle.get(node).copied().unwrap_or(false);
+        let all_idle = (0..self.nodes_ms.len()).all(is_idle);
+        let counted = (0..self.nodes_ms.len()).filter(|node| all_idle || !is_idle(*node));
+        match self.policy {
+            WatermarkPolicy::Min => counted.min_by_key(|node| self.nodes_ms[*node]),
+            WatermarkPolicy::Max => counted.max_by_key(|node| self.nodes_ms[*node]),
+        }
+    }
+
     /// Moves the watermarks at the end of a batch in which node *i* saw event times up to `observed_max_ms[i]`
     /// (`None`: no row with an event time), with `delays_ms[i]` as its delay.
     ///
@@ -90,11 +102,25 @@ impl WatermarkTracker {
                 self.set_idle(node, false);
             }
         }
-        self.set_global(self.chosen_ms().map_or(self.global_ms, |ms| ms.max(self.global_ms)))
+        self.choose_again()
+    }
+
+    /// Lets the policy choose anew, after nodes have become idle.
+    ///
+    /// # Errors
+    /// As [`WatermarkTracker::update`].
+    pub fn choose_again(&mut self) -> Result<()> {
+        self.set_global(self.chosen().map_or(self.global_ms, |node| self.nodes_ms[node].max(self.global_ms)))
+    }
+
+    /// Raises the global watermark to what a batch was planned with: nodes that were idle then may be awake now.
+    pub fn reach(&mut self, watermark_ms: i64) {
+        self.global_ms = self.global_ms.max(watermark_ms);
     }
 
     /// Marks a node as idle, or as awake again. An idle node is left out of the policy's choice as long as another
-    /// is awake; a row wakes it. This moves nothing until the next [`WatermarkTracker::update`].
+    /// is awake; a row wakes it. This moves nothing until [`WatermarkTracker::choose_again`] or the next
+    /// [`WatermarkTracker::update`].
     pub fn set_idle(&mut self, node: usize, idle: bool) {
         if self.idle.len() <= node {
             self.idle.resize(node + 1, false);
@@ -125,18 +151,6 @@ impl WatermarkTracker {
         self.nodes_ms = state.nodes;
         self.idle = state.idle;
         Ok(())
-    }
-
-    /// What the policy makes of the nodes that are awake, or of all where none is.
-    fn chosen_ms(&self) -> Option<i64> {
-        let is_idle = |node: usize| self.idle.get(node).copied().unwrap_or(false);
-        let all_idle = (0..self.nodes_ms.len()).all(is_idle);
-        let counted =
-            self.nodes_ms.iter().enumerate().filter(|(node, _)| all_idle || !is_idle(*node)).map(|(_, ms)| *ms);
-        match self.policy {
-            WatermarkPolicy::Min => counted.min(),
-            WatermarkPolicy::Max => counted.max(),
-        }
     }
 
     fn set_global(&mut self, global_ms: i64) -> Result<()> {
@@ -242,6 +256,31 @@ mod tests {
         }
         let three_nodes = recovered.update(&[None, None, None], &[0, 0, 0]);
         assert_eq!(three_nodes.unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    #[test]
+    fn idle_nodes_let_go_of_the_watermark_unless_all_are_idle() {
+        let mut tracker = WatermarkTracker::new(WatermarkPolicy::Min);
+        tracker.choose_again().unwrap();
+        assert_eq!((tracker.global_ms(), tracker.chosen()), (0, None), "before the first batch nothing moves");
+        tracker.update(&[Some(at(60)), Some(at(20))], &[0, 0]).unwrap();
+        assert_eq!((tracker.global_ms(), tracker.chosen()), (at(20), Some(1)));
+
+        let mut all_idle = tracker.clone();
+        for node in 0..2 {
+            all_idle.set_idle(node, true);
+        }
+        all_idle.choose_again().unwrap();
+        assert_eq!(all_idle.global_ms(), at(20), "where all are idle nothing moves");
+
+        tracker.set_idle(1, true);
+        tracker.choose_again().unwrap();
+        assert_eq!((tracker.global_ms(), tracker.chosen()), (at(60), Some(0)));
+        tracker.update(&[Some(at(90)), Some(at(30))], &[0, 0]).unwrap();
+        assert_eq!((tracker.global_ms(), tracker.chosen()), (at(60), Some(1)), "awake again it is waited for");
+        tracker.reach(at(70));
+        tracker.reach(at(10));
+        assert_eq!(tracker.global_ms(), at(70));
     }
 
     #[test]

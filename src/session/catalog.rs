@@ -9,13 +9,13 @@ use datafusion::datasource::TableProvider;
 
 use super::Inner;
 use crate::error::{Error, Result};
-use crate::operator::static_read::StaticFiles;
+use crate::operator::static_read::{StaticFiles, take_refresh_interval};
 use crate::options::Options;
 use crate::plan::static_table::StaticTable;
 use crate::plan::stream_table::StreamTable;
 use crate::sink::memory::MemoryTable;
-use crate::source::SourceSpec;
 use crate::source::file::{FILE_FORMATS, FileFormat, list_files_with};
+use crate::source::{SourceSpec, take_idle_timeout};
 use crate::sql::statement::{CreateTable, TableDefinition};
 
 /// Options of a table that only its sink reads.
@@ -76,7 +76,7 @@ impl Inner {
     /// Makes the stream over a table, its schema declared or inferred.
     async fn stream_table(&self, table: &TableDefinition, format: &str) -> Result<StreamTable> {
         let provider = self.registry().source(format)?;
-        let spec = self.source_spec(table, format);
+        let (spec, idle_timeout_ms) = self.source_spec(table, format)?;
         let schema = provider.schema(&spec).await.map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
         let watermark = table.watermark.as_ref().map(|w| (w.column.clone(), w.delay_us));
         if let Some((column, _)) = &watermark
@@ -88,21 +88,25 @@ impl Inner {
             )));
         }
         let spec = SourceSpec { schema: Some(Arc::clone(&schema)), ..spec };
-        Ok(StreamTable { name: table.name.table().to_string(), schema, provider, spec, watermark, identified_by: None })
+        let name = table.name.table().to_string();
+        Ok(StreamTable { name, schema, provider, spec, watermark, identified_by: None, idle_timeout_ms })
     }
 
-    fn source_spec(&self, table: &TableDefinition, format: &str) -> SourceSpec {
+    /// What a table says of its source, and the idle timeout, which the engine reads.
+    fn source_spec(&self, table: &TableDefinition, format: &str) -> Result<(SourceSpec, Option<i64>)> {
         let mut options: Options = table.options.clone();
         for name in SINK_OPTIONS {
             options.remove(name);
         }
-        SourceSpec {
+        let idle_timeout_ms = take_idle_timeout(&mut options)?;
+        let spec = SourceSpec {
             format: format.to_string(),
             schema: declared(table),
             path: table.location.clone(),
             options,
             clock: Arc::clone(&self.clock),
-        }
+        };
+        Ok((spec, idle_timeout_ms))
     }
 
     /// Lets DataFusion read a table of files. Without declared columns, without `rows` to say what a flow writes, and
@@ -111,7 +115,8 @@ impl Inner {
         let (Some(format), Some(path)) = (table.format.clone(), table.location.clone()) else {
             return Ok(());
         };
-        let spec = self.source_spec(table, &format);
+        let (mut spec, idle_timeout_ms) = self.source_spec(table, &format)?;
+        let refresh_ms = take_refresh_interval(&mut spec.options)?;
         let schema = declared(table).or(rows);
         let files = match (&schema, list_files_with(&path, &spec.options).await) {
             (Some(_), _) => Vec::new(),
@@ -130,9 +135,10 @@ impl Inner {
             spec,
             watermark: table.watermark.as_ref().map(|w| (w.column.clone(), w.delay_us)),
             identified_by: None,
+            idle_timeout_ms,
         };
-        let provider: Arc<dyn TableProvider> =
-            Arc::new(StaticTable::new(StaticFiles { path, options: spec_options, format: file_format }, stream));
+        let files = StaticFiles { path, options: spec_options, format: file_format, refresh_ms };
+        let provider: Arc<dyn TableProvider> = Arc::new(StaticTable::new(files, stream));
         self.context.deregister_table(table.name.clone())?;
         self.context.register_table(table.name.clone(), provider)?;
         Ok(())

@@ -2,14 +2,16 @@
 //!
 //! Whatever is wrong with a flow is said here, before anything has started.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 
 use super::catalog::{MEMORY, declared};
 use super::flow::Flow;
+use super::late_rows::{LateTarget, check_apart};
 use super::script::{Done, at, rename};
 use super::start::QueryRequest;
 use super::{Inner, locked};
@@ -86,11 +88,7 @@ impl Inner {
                 tables.join(", ")
             )))
         })?;
-        if let Some(late) = &clauses.late_rows_into {
-            return Err(here(Error::unsupported(format!(
-                "LATE ROWS INTO {late} is not supported yet; progress reports count late rows"
-            ))));
-        }
+        let late_rows = self.late_rows(&clauses).await.map_err(here)?;
         let mode = clauses.output_mode.unwrap_or_default();
         let plan = fit(plan, &table, insert).map_err(here)?;
         // Whatever is wrong with the query is said now, before anything has started.
@@ -112,8 +110,10 @@ impl Inner {
             options: sink_options(&table),
             partition_by: table.partition_by.clone(),
             own_sink,
+            late_rows,
             plan,
         };
+        check_apart(&request, &target).map_err(here)?;
         self.check_places(&request, &planned).map_err(here)?;
         self.check_sink(&request, &planned).await.map_err(here)?;
         if FILE_FORMATS.contains(&request.format.as_str()) {
@@ -123,17 +123,23 @@ impl Inner {
         Ok(())
     }
 
+    async fn late_rows(&self, clauses: &FlowClauses) -> Result<Option<LateTarget>> {
+        match &clauses.late_rows_into {
+            Some(table) => Ok(Some(self.late_target(table).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Refuses a flow that would read what it writes, share another's checkpoint, or mix columns in one table.
     fn check_places(&self, request: &QueryRequest, planned: &StreamPlan) -> Result<()> {
         let place = |text: &str| normal_path(text);
-        if let Some(sink) = request.path.as_deref().map(place) {
-            for source in planned.sources.iter().filter_map(|s| s.table.spec.path.as_deref()) {
-                if sink.starts_with(place(source)) {
-                    return Err(Error::invalid_query(format!(
-                        "the flow '{}' reads {source} and writes into it: it would read its own rows in a circle",
-                        request.name
-                    )));
-                }
+        let written = outputs(request);
+        for source in planned.sources.iter().filter_map(|s| s.table.spec.path.as_deref()) {
+            if written.iter().any(|output| output.place.starts_with(place(source))) {
+                return Err(Error::invalid_query(format!(
+                    "the flow '{}' reads {source} and writes into it: it would read its own rows in a circle",
+                    request.name
+                )));
             }
         }
         for other in locked(&self.flows).iter().map(|f| &f.request).filter(|r| !r.format.is_empty()) {
@@ -145,11 +151,9 @@ impl Inner {
                     other.name, request.name
                 )));
             }
-            let same_place = matches!((&request.path, &other.path), (Some(a), Some(b)) if place(a) == place(b));
-            let columns = |plan: &LogicalPlan| -> Vec<(String, DataType)> {
-                plan.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
-            };
-            if same_place && columns(&request.plan) != columns(&other.plan) {
+            let others = outputs(other);
+            let differ = |a: &Output| others.iter().any(|b| a.place == b.place && a.columns != b.columns);
+            if written.iter().any(differ) {
                 return Err(Error::invalid_query(format!(
                     "the flows '{}' and '{}' write other columns into one table: declare the table's columns",
                     other.name, request.name
@@ -159,8 +163,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes the flow's sink once, to see that it can be made.
+    /// Makes the flow's sinks once, to see that they can be made.
     async fn check_sink(&self, request: &QueryRequest, planned: &StreamPlan) -> Result<()> {
+        if let Some(late) = &request.late_rows {
+            self.late_table(&request.name, late).await?;
+        }
         if request.own_sink.is_some() {
             return Ok(());
         }
@@ -206,6 +213,13 @@ impl Inner {
             return Err(here(Error::invalid_query(format!("a table or view '{name}' exists"))));
         }
         self.refresh_tables().await?;
+        let late_rows = self.late_rows(&clauses).await.map_err(here)?;
+        if late_rows.is_some() && clauses.checkpoint.is_none() {
+            return Err(here(Error::invalid_query(format!(
+                "LATE ROWS INTO of the view '{name}' needs a CHECKPOINT: its late rows stay when the process ends, and \
+                 so must the view"
+            ))));
+        }
         let plan = self.plan(*query, piece).await?;
         let complete = self.plan_stream(plan.clone(), OutputMode::Complete).await;
         let mode = match (&clauses.output_mode, &complete) {
@@ -230,7 +244,11 @@ impl Inner {
             options: Options::new(),
             partition_by: Vec::new(),
             own_sink: Some(sink),
+            late_rows,
         };
+        check_apart(&request, &name).map_err(here)?;
+        self.check_places(&request, &planned).map_err(here)?;
+        self.check_sink(&request, &planned).await.map_err(here)?;
         locked(&self.flows).push(Flow::new(request, name));
         Ok(())
     }
@@ -246,7 +264,7 @@ fn trigger(clause: TriggerClause) -> Trigger {
     }
 }
 
-fn sink_options(table: &TableDefinition) -> Options {
+pub(super) fn sink_options(table: &TableDefinition) -> Options {
     let mut options = table.options.clone();
     options.remove("checkpointLocation");
     options
@@ -313,11 +331,27 @@ fn fits(given: &DataType, wanted: &DataType) -> bool {
         || (!text(given) && !given.is_numeric() && !time(given) && *given != DataType::Boolean)
 }
 
+/// A place that a flow writes to, and the columns of what it writes.
+struct Output {
+    place: PathBuf,
+    columns: Vec<(String, DataType)>,
+}
+
+/// The places that a flow writes to.
+fn outputs(request: &QueryRequest) -> Vec<Output> {
+    fn columns<'a>(fields: impl IntoIterator<Item = &'a FieldRef>) -> Vec<(String, DataType)> {
+        fields.into_iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
+    }
+    let rows = request.path.as_deref().map(|path| (path, columns(request.plan.schema().fields())));
+    let late = request.late_rows.as_ref().and_then(|l| Some((l.path.as_deref()?, columns(l.columns.fields()))));
+    rows.into_iter().chain(late).map(|(path, columns)| Output { place: normal_path(path), columns }).collect()
+}
+
 /// A path with nothing relative in it, to compare.
-fn normal_path(text: &str) -> std::path::PathBuf {
+pub(super) fn normal_path(text: &str) -> PathBuf {
     let text = text.strip_prefix("file://").unwrap_or(text);
     let absolute = std::path::absolute(text).unwrap_or_else(|_| text.into());
-    let mut normal = std::path::PathBuf::new();
+    let mut normal = PathBuf::new();
     for part in absolute.components() {
         match part {
             std::path::Component::ParentDir => {

@@ -1,7 +1,7 @@
 //! Flows: queries that SQL names, and the order in which they run.
 //!
-//! A flow that ends by itself runs after those that write what it reads; flows that never end run side by side. One
-//! that fails takes those that read from it with it, and no others.
+//! A flow that ends by itself runs after those that write what it reads, be it their late rows; flows that never end
+//! run side by side. One that fails takes those that read from it with it, and no others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +37,32 @@ impl Flow {
     pub(super) fn name(&self) -> &str {
         &self.request.name
     }
+
+    /// Returns the table that its late rows go to.
+    pub(super) fn late_target(&self) -> Option<&str> {
+        self.request.late_rows.as_ref().map(|late| late.table.as_str())
+    }
+
+    /// Returns whether it writes `table`, be it with its late rows.
+    fn writes(&self, table: &str) -> bool {
+        self.target == table || self.late_target() == Some(table)
+    }
+
+    /// Returns whether it writes what `other` reads.
+    fn feeds(&self, other: &Flow) -> bool {
+        other.reads.iter().any(|table| self.writes(table))
+    }
+
+    /// Says to the sinks that other flows write their tables too.
+    fn share(&mut self, is_shared: impl Fn(&str) -> bool) {
+        if self.request.path.is_some() && is_shared(&self.target) {
+            self.request.options.set("shared", true);
+        }
+        if let Some(late) = self.request.late_rows.as_mut().filter(|late| late.path.is_some() && is_shared(&late.table))
+        {
+            late.options.set("shared", true);
+        }
+    }
 }
 
 /// The names of the tables that `plan` scans.
@@ -67,20 +93,19 @@ impl Inner {
             flow.started = true;
             waiting.push(flow.clone());
         }
-        let writers = |target: &str| waiting.iter().filter(|f| f.target == target).count();
-        let shared: Vec<bool> = waiting.iter().map(|f| writers(&f.target) > 1).collect();
         let order = in_order(&waiting)?;
         let mut ended: BTreeMap<usize, Ended> = BTreeMap::new();
         for index in order {
-            let flow = waiting[index].clone();
-            let feeding = waiting.iter().enumerate().filter(|(i, f)| *i != index && flow.reads.contains(&f.target));
+            let mut flow = waiting[index].clone();
+            flow.share(|table| waiting.iter().filter(|f| f.writes(table)).count() > 1);
+            let feeding = waiting.iter().enumerate().filter(|(i, f)| *i != index && f.feeds(&flow));
             let feeding: Vec<(String, bool, Ended)> = feeding
                 .filter_map(|(i, f)| {
                     Some((f.name().to_string(), f.request.trigger.is_bounded(), ended.get(&i)?.clone()))
                 })
                 .collect();
-            let (session, shared) = (Arc::clone(self), shared[index]);
-            let run = async move { session.run_flow(flow, shared, feeding).await.map_err(Arc::new) };
+            let session = Arc::clone(self);
+            let run = async move { session.run_flow(flow, feeding).await.map_err(Arc::new) };
             // Each on a task of its own, so that flows run in parallel.
             let task = tokio::spawn(run);
             let joined = async move {
@@ -95,7 +120,7 @@ impl Inner {
         }
     }
 
-    async fn run_flow(&self, flow: Flow, shared: bool, feeding: Vec<(String, bool, Ended)>) -> Result<()> {
+    async fn run_flow(&self, flow: Flow, feeding: Vec<(String, bool, Ended)>) -> Result<()> {
         for (name, bounded, ended) in feeding {
             // A flow that never ends is read while it writes.
             if (bounded || ended.peek().is_some())
@@ -108,10 +133,7 @@ impl Inner {
         if *self.stopping.borrow() {
             return Ok(());
         }
-        let mut request = flow.request;
-        if shared && request.path.is_some() {
-            request.options.set("shared", true);
-        }
+        let request = flow.request;
         let name = request.name.clone();
         let named = |e: Error| e.context(format!("flow {name}"));
         let query = self.start(request).await.map_err(named)?;
@@ -125,8 +147,7 @@ fn in_order(flows: &[Flow]) -> Result<Vec<usize>> {
     let mut done = vec![false; flows.len()];
     while order.len() < flows.len() {
         let blocked = |i: usize| {
-            (0..flows.len()).any(|j| j != i && !done[j] && flows[i].reads.contains(&flows[j].target))
-                || flows[i].reads.contains(&flows[i].target)
+            (0..flows.len()).any(|j| j != i && !done[j] && flows[j].feeds(&flows[i])) || flows[i].feeds(&flows[i])
         };
         let Some(next) = (0..flows.len()).find(|i| !done[*i] && !blocked(*i)) else {
             let circle: Vec<&str> = (0..flows.len()).filter(|i| !done[*i]).map(|i| flows[i].name()).collect();

@@ -8,6 +8,7 @@ use datafusion_spark::SessionStateBuilderSpark;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::plan::time_difference::TimeDifference;
 use crate::plan::window_batch::WindowInBatch;
 use crate::plan::window_function;
 use crate::query::StreamingQueryManager;
@@ -23,11 +24,13 @@ mod catalog;
 pub mod dataframe;
 mod declare;
 mod flow;
+mod late_rows;
 pub mod reader;
 mod registry;
 mod script;
 mod settings;
 mod start;
+mod state_table;
 pub mod writer;
 
 use catalog::Tables;
@@ -263,6 +266,7 @@ fn context(link: Arc<SessionLink>) -> SessionContext {
         context.register_udaf(function);
     }
     context.add_analyzer_rule(Arc::new(WindowInBatch));
+    context.add_analyzer_rule(Arc::new(TimeDifference));
     // It makes two aggregates of one, which a stream cannot do batch by batch.
     context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
     // They name what they move after the column: over a column called window that is ambiguous.

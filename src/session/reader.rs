@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::stream_table::StreamTable;
 use crate::source::memory::MemoryStream;
-use crate::source::{SourceProvider, SourceSpec};
+use crate::source::{SourceProvider, SourceSpec, take_idle_timeout};
 
 /// Says what to read. Spark's DataStreamReader.
 pub struct DataStreamReader {
@@ -40,7 +40,8 @@ impl DataStreamReader {
         self
     }
 
-    /// Sets an option of the source.
+    /// Sets an option of the source, or `idleTimeout`: after so long without rows its watermark holds that of the query
+    /// back no more.
     #[must_use]
     pub fn option(mut self, name: &str, value: impl ToString) -> Self {
         self.options.set(name, value);
@@ -82,29 +83,38 @@ impl DataStreamReader {
     ///
     /// # Errors
     /// `InvalidOption` for options a memory stream does not have.
-    pub fn memory(self, stream: &MemoryStream) -> Result<DataFrame> {
+    pub fn memory(mut self, stream: &MemoryStream) -> Result<DataFrame> {
+        let idle_timeout_ms = take_idle_timeout(&mut self.options)?;
         let schema = stream.schema();
         let spec = self.spec("memory".to_string(), Some(Arc::clone(&schema)), None);
-        self.dataframe(Arc::new(stream.clone()), spec, schema)
+        self.dataframe(Arc::new(stream.clone()), spec, schema, idle_timeout_ms)
     }
 
-    async fn read(self, provider: Arc<dyn SourceProvider>, path: Option<String>) -> Result<DataFrame> {
+    async fn read(mut self, provider: Arc<dyn SourceProvider>, path: Option<String>) -> Result<DataFrame> {
+        let idle_timeout_ms = take_idle_timeout(&mut self.options)?;
         let spec = self.spec(self.format.clone(), self.schema.clone(), path);
         let schema = provider.schema(&spec).await?;
-        self.dataframe(provider, spec, schema)
+        self.dataframe(provider, spec, schema, idle_timeout_ms)
     }
 
     fn spec(&self, format: String, schema: Option<SchemaRef>, path: Option<String>) -> SourceSpec {
         SourceSpec { format, schema, path, options: self.options.clone(), clock: Arc::clone(&self.session.clock) }
     }
 
-    fn dataframe(self, provider: Arc<dyn SourceProvider>, spec: SourceSpec, schema: SchemaRef) -> Result<DataFrame> {
+    fn dataframe(
+        self,
+        provider: Arc<dyn SourceProvider>,
+        spec: SourceSpec,
+        schema: SchemaRef,
+        idle_timeout_ms: Option<i64>,
+    ) -> Result<DataFrame> {
         if schema.fields().is_empty() {
             return Err(Error::invalid_query("the source has no columns"));
         }
         let name = self.name.clone().or_else(|| spec.path.clone()).unwrap_or_else(|| spec.format.clone());
         let spec = SourceSpec { schema: Some(Arc::clone(&schema)), ..spec };
-        let table = StreamTable { name, schema, provider, spec, watermark: None, identified_by: self.name };
+        let identified_by = self.name;
+        let table = StreamTable { name, schema, provider, spec, watermark: None, identified_by, idle_timeout_ms };
         Ok(self.session.context.read_table(Arc::new(table))?)
     }
 }

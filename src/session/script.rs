@@ -180,7 +180,8 @@ impl Inner {
     }
 
     pub(super) async fn plan(&self, query: Query, piece: &Piece) -> Result<LogicalPlan> {
-        plan_query(&self.context.state(), query, piece).await
+        let state = self.with_state_tables(&query).await.map_err(|e| at(e, piece))?;
+        plan_query(&state, query, piece).await
     }
 
     async fn datafusion(&self, sql: &str) -> Result<Done> {
@@ -230,9 +231,11 @@ impl Inner {
     }
 
     async fn explain(self: &Arc<Self>, analyze: bool, verbose: bool, what: Explained, piece: &Piece) -> Result<Done> {
+        let mut waiting = Vec::new();
         let (plan, mode) = match what {
             Explained::Flow(name) => {
                 let flow = self.flow(&name).map_err(|e| at(e, piece))?;
+                waiting = self.waiting(&name);
                 (flow.request.plan, flow.request.mode)
             }
             Explained::Statement(statement) => match *statement {
@@ -264,13 +267,18 @@ impl Inner {
         };
         let physical =
             datafusion::physical_plan::displayable(planned.physical(false).as_ref()).indent(verbose).to_string();
-        self.text_rows(
-            &["plan_type", "plan"],
-            &[
-                vec!["logical_plan".to_string(), planned.logical.display_indent().to_string()],
-                vec!["physical_plan".to_string(), physical],
-            ],
-        )
+        let mut facts = vec![
+            vec!["logical_plan".to_string(), planned.logical.display_indent().to_string()],
+            vec!["physical_plan".to_string(), physical],
+        ];
+        facts.extend(waiting.into_iter().map(|reason| vec!["waiting".to_string(), reason]));
+        self.text_rows(&["plan_type", "plan"], &facts)
+    }
+
+    /// Says what the state of a flow that has run waits for, a sentence for each operator.
+    fn waiting(&self, flow: &str) -> Vec<String> {
+        let progress = self.queries.newest(flow).and_then(|query| query.last_batch());
+        progress.map_or_else(Vec::new, |progress| progress.waiting().into_iter().map(str::to_string).collect())
     }
 
     fn show_flows(&self) -> Result<Done> {
@@ -301,12 +309,14 @@ impl Inner {
         let mut facts = vec![
             fact("flow", flow.name().to_string()),
             fact("target", flow.target.clone()),
+            fact("late rows into", flow.late_target().unwrap_or("nowhere: they are counted").to_string()),
             fact("reads", flow.reads.join(", ")),
             fact("output mode", flow.request.mode.to_string()),
             fact("trigger", flow.request.trigger.to_string()),
             fact("checkpoint", flow.request.checkpoint.clone().unwrap_or_else(|| "beside the sink".to_string())),
         ];
-        if let Some(progress) = self.queries.get(name).and_then(|q| q.last_progress()) {
+        facts.extend(self.waiting(name).into_iter().map(|reason| fact("waiting", reason)));
+        if let Some(progress) = self.queries.newest(name).and_then(|q| q.last_progress()) {
             facts.push(fact("last progress", progress.json()));
         }
         self.text_rows(&["property", "value"], &facts)
@@ -341,6 +351,7 @@ impl Inner {
             options: Options::new(),
             partition_by: Vec::new(),
             own_sink: None,
+            late_rows: None,
         };
         locked(&self.flows).push(Flow::new(request, String::new()));
         Ok(())

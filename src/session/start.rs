@@ -8,6 +8,7 @@ use object_store::memory::InMemory;
 
 use super::Inner;
 use super::catalog::MEMORY;
+use super::late_rows::LateTarget;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -31,6 +32,8 @@ pub(super) struct QueryRequest {
     pub(super) partition_by: Vec<String>,
     pub(super) checkpoint: Option<String>,
     pub(super) own_sink: Option<Arc<dyn Sink>>,
+    /// Where late rows go.
+    pub(super) late_rows: Option<LateTarget>,
 }
 
 impl Inner {
@@ -51,6 +54,10 @@ impl Inner {
         if !sink.supports(request.mode) {
             return Err(unsupported_mode(sink.as_ref(), request.mode));
         }
+        let late_table = match &request.late_rows {
+            Some(target) => Some(self.late_table(&request.name, target).await?),
+            None => None,
+        };
         let checkpoint = Checkpoint::open(checkpoint_store(&request)?).await?;
         let query = StreamingQuery::start(QueryStart {
             name: request.name,
@@ -59,6 +66,7 @@ impl Inner {
             trigger: request.trigger,
             checkpoint,
             sink,
+            late_table,
             listeners: self.queries.listeners().clone(),
         })
         .await?;
@@ -94,10 +102,12 @@ pub(super) fn unsupported_mode(sink: &dyn Sink, mode: OutputMode) -> Error {
     ))
 }
 
-/// A durable sink remembers beside its files; another, where nothing else is said, as long as the process lives.
-fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
-    match (&request.checkpoint, &request.path) {
-        (Some(location), _) => open_place(location),
+/// Where a query's checkpoint lies. Where nothing else is said a durable sink remembers beside its files, be they those of
+/// late rows only; another as long as the process lives (`None`).
+pub(super) fn checkpoint_place(request: &QueryRequest) -> Result<Option<String>> {
+    let late_path = request.late_rows.as_ref().and_then(|late| late.path.as_ref());
+    match (&request.checkpoint, request.path.as_ref().or(late_path)) {
+        (Some(location), _) => Ok(Some(location.clone())),
         (None, Some(path)) => {
             if ["manifest", "staging"].contains(&request.name.as_str()) {
                 return Err(Error::invalid_query(format!(
@@ -109,11 +119,16 @@ fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
             let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
             let encode = |c: char| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) };
             let folder: String = request.name.chars().map(encode).collect();
-            open_place(&format!("{}/_millstream/{folder}", path.trim_end_matches('/')))
+            Ok(Some(format!("{}/_millstream/{folder}", path.trim_end_matches('/'))))
         }
-        (None, None) => {
-            Ok(Arc::new(ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default())))
-        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
+    match checkpoint_place(request)? {
+        Some(place) => open_place(&place),
+        None => Ok(Arc::new(ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default()))),
     }
 }
 

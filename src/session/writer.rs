@@ -6,11 +6,15 @@ use std::sync::Arc;
 use datafusion::prelude::DataFrame;
 
 use super::Inner;
+use super::catalog::MEMORY;
+use super::late_rows::{LateTarget, check_apart, not_apart};
 use super::start::QueryRequest;
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::query::late_rows::late_columns;
 use crate::query::{StreamingQuery, Trigger};
 use crate::sink::foreach_batch::ForeachBatchSink;
+use crate::sink::memory::MemorySink;
 use crate::sink::{OutputMode, Sink};
 
 /// Makes the sink of `foreach_batch` once the session is known.
@@ -26,6 +30,16 @@ pub struct DataStreamWriter {
     partition_by: Vec<String>,
     options: Options,
     own_sink: Option<MakeSink>,
+    late_rows: LateRowsWriter,
+}
+
+/// Where late rows go, as far as it has been said.
+#[derive(Default)]
+struct LateRowsWriter {
+    /// Format and path.
+    place: Option<(String, String)>,
+    options: Options,
+    own_sink: Option<Arc<dyn Sink>>,
 }
 
 impl DataStreamWriter {
@@ -39,6 +53,7 @@ impl DataStreamWriter {
             partition_by: Vec::new(),
             options: Options::new(),
             own_sink: None,
+            late_rows: LateRowsWriter::default(),
         }
     }
 
@@ -106,6 +121,39 @@ impl DataStreamWriter {
         self
     }
 
+    /// Writes the rows that come too late to a place of their own; without it they are only counted. There is one row
+    /// for each, with the query's name, the operator, the watermark, the batch's id, and the row itself as JSON. They
+    /// become visible with their batch.
+    ///
+    /// `format` and `path` are as for the query's own rows; for the memory sink `path` is the name of the table.
+    ///
+    /// ```no_run
+    /// # use millstream::prelude::*;
+    /// # async fn run(counts: DataFrame) -> Result<(), Error> {
+    /// let query = counts.write_stream().late_rows_to("json", "out/late_clicks").start("out/clicks").await?;
+    /// # query.await_termination().await }
+    /// ```
+    #[must_use]
+    pub fn late_rows_to(mut self, format: &str, path: &str) -> Self {
+        self.late_rows.place = Some((format.to_lowercase(), path.to_string()));
+        self
+    }
+
+    /// Sets an option of the sink that [`DataStreamWriter::late_rows_to`] names.
+    #[must_use]
+    pub fn late_rows_option(mut self, name: &str, value: impl ToString) -> Self {
+        self.late_rows.options.set(name, value);
+        self
+    }
+
+    /// Writes late rows into a sink of the application's own, such as a
+    /// [`ForeachBatchSink`].
+    #[must_use]
+    pub fn late_rows_sink(mut self, sink: Arc<dyn Sink>) -> Self {
+        self.late_rows.own_sink = Some(sink);
+        self
+    }
+
     /// Starts the query into `path`; for a sink without one it is empty. When this returns the query runs.
     ///
     /// # Errors
@@ -120,6 +168,10 @@ impl DataStreamWriter {
             return Err(Error::invalid_option("the memory sink needs query_name(): the name of the table it makes"));
         }
         let settings = session.settings();
+        if self.format == MEMORY && name.is_some() && self.late_rows.memory_table() == name.as_deref() {
+            return Err(not_apart("the query", name.as_deref().unwrap_or_default()));
+        }
+        let late_rows = self.late_rows.target(&session).await?;
         let request = QueryRequest {
             name: name.unwrap_or_else(|| format!("query_{}", &uuid::Uuid::new_v4().simple().to_string()[..8])),
             plan,
@@ -131,8 +183,49 @@ impl DataStreamWriter {
             partition_by: self.partition_by,
             checkpoint,
             own_sink: self.own_sink.map(|make| make(&session)),
+            late_rows,
         };
+        check_apart(&request, "")?;
         let query = session.start(request).await?;
         Ok(query)
+    }
+}
+
+impl LateRowsWriter {
+    /// Returns the name of the table in memory that late rows go to, where they do.
+    fn memory_table(&self) -> Option<&str> {
+        self.place.as_ref().filter(|(format, _)| format == MEMORY).map(|(_, table)| table.as_str())
+    }
+
+    /// Returns the table of late rows, where one was asked for.
+    async fn target(self, session: &Inner) -> Result<Option<LateTarget>> {
+        let columns = late_columns();
+        let (format, path, own_sink) = match (self.place, self.own_sink) {
+            (None, None) if self.options.is_empty() => return Ok(None),
+            (None, None) => {
+                return Err(Error::invalid_option("late_rows_option() is for late_rows_to(): say where late rows go"));
+            }
+            (_, Some(sink)) => ("a sink of the application's own".to_string(), String::new(), Some(sink)),
+            (Some((format, path)), None) if format == MEMORY => {
+                if path.is_empty() {
+                    return Err(Error::invalid_option(
+                        "late_rows_to(\"memory\", …) needs the name of the table it makes",
+                    ));
+                }
+                let table = session.memory_table(&path.as_str().into(), &columns).await?;
+                (format, path, Some(Arc::new(MemorySink::new(table)) as Arc<dyn Sink>))
+            }
+            (Some((format, path)), None) => (format, path, None),
+        };
+        let is_place = own_sink.is_none() && !path.is_empty();
+        Ok(Some(LateTarget {
+            table: if path.is_empty() { format.clone() } else { path.clone() },
+            path: is_place.then_some(path),
+            format,
+            options: self.options,
+            partition_by: Vec::new(),
+            columns,
+            own_sink,
+        }))
     }
 }

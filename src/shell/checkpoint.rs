@@ -16,6 +16,8 @@ use crate::storage::open_place;
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Shows the query, its runs, its last batches and the files of its state; changes nothing.
+    ///
+    /// The rows of the state are a table: millstream sql "SELECT * FROM state('DIRECTORY')".
     Inspect {
         /// The checkpoint.
         directory: String,

@@ -144,6 +144,8 @@ struct FlowTotals {
     rows_in: u64,
     /// `None` as long as the sink has not counted any.
     rows_out: Option<u64>,
+    /// What its state waits for, operator by operator.
+    waiting: Vec<String>,
     sink: String,
 }
 
@@ -164,7 +166,15 @@ impl ProgressPrinter {
     fn fresh(&self, name: Option<&str>, id: &str) -> FlowTotals {
         let name = name.unwrap_or_else(|| id.get(..8).unwrap_or(id)).to_string();
         let started_ms = self.clock.now_ms();
-        FlowTotals { name, started_ms, batches: 0, rows_in: 0, rows_out: None, sink: String::new() }
+        FlowTotals {
+            name,
+            started_ms,
+            batches: 0,
+            rows_in: 0,
+            rows_out: None,
+            waiting: Vec::new(),
+            sink: String::new(),
+        }
     }
 
     fn print(&self, line: &str) {
@@ -193,6 +203,7 @@ impl StreamingQueryListener for ProgressPrinter {
             flow.batches += 1;
             flow.rows_in += progress.num_input_rows;
             flow.sink.clone_from(&progress.sink.description);
+            flow.waiting = progress.waiting().into_iter().map(str::to_string).collect();
             if let Some(rows) = rows_out {
                 *flow.rows_out.get_or_insert(0) += rows;
             }
@@ -208,6 +219,10 @@ impl StreamingQueryListener for ProgressPrinter {
         let flow = known.unwrap_or_else(|| self.fresh(None, &event.id));
         let stopped = self.stopping.load(Ordering::SeqCst);
         let took_ms = self.clock.now_ms().saturating_sub(flow.started_ms);
+        // Who sees no rows asks why.
+        if event.exception.is_none() && flow.rows_out == Some(0) {
+            flow.waiting.iter().for_each(|reason| self.print(&format!("{}  {reason}", flow.name)));
+        }
         self.print(&end_line(&flow, event.exception.as_deref(), stopped, took_ms, &self.directory));
     }
 }
@@ -301,6 +316,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::query::progress::{Durations, SinkProgress, StateOperatorProgress};
+    use crate::query::waiting::Waiting;
 
     struct Printed {
         printer: ProgressPrinter,
@@ -375,6 +391,24 @@ mod tests {
                 "hourly_delays  done: 3 batches, 6 062 rows in, 38 rows out -> out/delays in 3.1 s",
             ]
         );
+    }
+
+    #[test]
+    fn a_flow_of_which_nothing_came_says_why() {
+        let reason =
+            "window ending 2013-01-01 09:00:00 waits: watermark 2013-01-01 08:00:00, held back by source flights";
+        let progress = |rows_out: i64| {
+            let waiting =
+                Waiting { until: iso_ms(0), watermark: None, held_back_by: Vec::new(), reason: reason.to_string() };
+            let operator = StateOperatorProgress { waiting: Some(waiting), ..Default::default() };
+            StreamingQueryProgress { state_operators: vec![operator], ..batch(0, 3, rows_out, 0) }
+        };
+        let printed = Printed::start();
+        printed.printer.on_query_progress(&progress(0));
+        assert_eq!(printed.end(None)[1], format!("hourly_delays  {reason}"));
+        let printed = Printed::start();
+        printed.printer.on_query_progress(&progress(1));
+        assert_eq!(printed.end(None).len(), 2, "rows came out");
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct SinkContext {
     pub run: u64,
     /// The first batch that is not yet decided. Zero on a fresh checkpoint.
     pub next_batch_id: i64,
+    /// From which batch on the sink was given every one. Zero, unless the query had run without the sink before.
+    pub first_batch_id: i64,
 }
 
 /// Where a query's rows go.

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::source::journal::{Journal, column_names, stream_of};
 use crate::source::{
     Guarantee, Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
+    check_options,
 };
 
 const OPTIONS: &[&str] = &["maxBatchesPerTrigger"];
@@ -156,7 +157,7 @@ impl SourceProvider for MemoryStream {
 
 /// Checks format, columns and options; returns `maxBatchesPerTrigger`.
 fn check(spec: &SourceSpec, schema: &SchemaRef) -> Result<Option<u64>> {
-    spec.options.check_known("memory source", OPTIONS)?;
+    check_options(&spec.options, "memory source", OPTIONS)?;
     check_declared(spec, schema)?;
     spec.options.positive("maxBatchesPerTrigger")
 }

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::error::Result;
-use crate::options::Options;
+use crate::interval::duration_us;
+use crate::options::{Options, bad_value};
 use crate::storage::DurableStore;
 
 pub mod file;
@@ -24,6 +25,34 @@ pub mod memory;
 pub mod rate;
 pub mod rate_micro_batch;
 pub mod socket;
+
+/// The option of every source that the engine reads, and not the source: after so long without rows, in processing
+/// time, the source's watermark holds that of the query back no more.
+pub const IDLE_TIMEOUT: &str = "idleTimeout";
+
+/// Takes [`IDLE_TIMEOUT`] out of a source's options, in milliseconds.
+///
+/// # Errors
+/// `InvalidOption` where it is no interval above zero.
+pub fn take_idle_timeout(options: &mut Options) -> Result<Option<i64>> {
+    let Some(text) = options.remove(IDLE_TIMEOUT) else {
+        return Ok(None);
+    };
+    let milliseconds = duration_us(&text).map_or(0, |us| us / 1000);
+    match milliseconds {
+        1.. => Ok(Some(milliseconds)),
+        _ => Err(bad_value(IDLE_TIMEOUT, &text, "an interval above zero such as '30 seconds'")),
+    }
+}
+
+/// Checks that every option is one of a source's own; the hint for a misspelt one knows those of all sources, too.
+///
+/// # Errors
+/// As [`Options::check_known`].
+fn check_options(options: &Options, source: &str, own: &[&str]) -> Result<()> {
+    let known: Vec<&str> = own.iter().copied().chain([IDLE_TIMEOUT]).collect();
+    options.check_known(source, &known)
+}
 
 /// A position in a source: versioned JSON that only the source itself reads, but that a person can.
 pub type Offset = serde_json::Value;
@@ -181,4 +210,25 @@ pub trait SourceProvider: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`SourceProvider::schema`].
     async fn create(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn the_idle_timeout_is_taken_out() {
+        let mut options: Options = [("IDLETIMEOUT", "1 minute 30 seconds"), ("path", "in")].into_iter().collect();
+        assert_eq!(take_idle_timeout(&mut options).unwrap(), Some(90_000));
+        assert_eq!(take_idle_timeout(&mut options).unwrap(), None);
+        check_options(&options, "json source", &["path"]).unwrap();
+        for bad in ["soon", "0 seconds", "-1 second", "30"] {
+            options.set(IDLE_TIMEOUT, bad);
+            assert_eq!(take_idle_timeout(&mut options).unwrap_err().kind(), ErrorKind::InvalidOption, "{bad}");
+        }
+        options.set("idleTimout", "30 seconds");
+        let error = check_options(&options, "json source", &["path"]).unwrap_err();
+        assert!(error.to_string().contains("did you mean 'idleTimeout'?"), "{error}");
+    }
 }

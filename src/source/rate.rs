@@ -25,7 +25,7 @@ use crate::options::{Options, bad_value};
 use crate::source::journal::projected_schema;
 use crate::source::memory::{check_declared, locked, parse_offset};
 use crate::source::{
-    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
+    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split, check_options,
 };
 
 const OPTIONS: &[&str] = &["rowsPerSecond", "rampUpTime", "numPartitions"];
@@ -67,7 +67,7 @@ struct Rate {
 
 impl Rate {
     fn of(options: &Options) -> Result<Self> {
-        options.check_known("rate source", OPTIONS)?;
+        check_options(options, "rate source", OPTIONS)?;
         Ok(Self {
             rows_per_second: options.positive("rowsPerSecond")?.unwrap_or(1),
             ramp_up_seconds: match options.get("rampUpTime") {

@@ -21,7 +21,7 @@ use crate::options::{Options, bad_value};
 use crate::source::memory::{check_declared, locked, parse_offset};
 use crate::source::rate::{Columns, rate_schema, rows_at_once, shares};
 use crate::source::{
-    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
+    Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split, check_options,
 };
 
 const OPTIONS: &[&str] = &["rowsPerBatch", "numPartitions", "startTimestamp", "advanceMillisPerBatch"];
@@ -58,7 +58,7 @@ struct Pace {
 
 impl Pace {
     fn of(options: &Options) -> Result<Self> {
-        options.check_known("rate-micro-batch source", OPTIONS)?;
+        check_options(options, "rate-micro-batch source", OPTIONS)?;
         let Some(rows) = options.positive("rowsPerBatch")? else {
             return Err(Error::invalid_option(
                 "rate-micro-batch source needs option 'rowsPerBatch', the number of rows of each micro-batch",

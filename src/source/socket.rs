@@ -30,6 +30,7 @@ use crate::source::journal::{Journal, stream_of};
 use crate::source::memory::{check_declared, locked, parse_offset};
 use crate::source::{
     Guarantee, Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split,
+    check_options,
 };
 
 const OPTIONS: &[&str] = &["host", "port", "includeTimestamp", "journal"];
@@ -76,7 +77,7 @@ struct Settings {
 
 impl Settings {
     fn of(options: &Options) -> Result<Self> {
-        options.check_known("socket source", OPTIONS)?;
+        check_options(options, "socket source", OPTIONS)?;
         let needed = |name: &str| {
             Error::invalid_option(format!(
                 "socket source needs option '{name}'; say where lines come from: host and port"

@@ -12,15 +12,19 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, GroupByWithModifier, Ident, ObjectName, Query, SetExpr,
-    SetOperator, Statement, TableFactor, Value, VisitMut, VisitorMut,
+    self, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, GroupByWithModifier, Query, SetExpr, SetOperator, Statement,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
-
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use super::asof_join::resolve_asof_joins;
+use super::call::{call, call_of};
+use super::lateral_view::{EXPLODE, EXPLODE_OUTER, resolve_lateral_views};
 use super::script::{Location, Piece};
-use super::stream_relation::STREAM_FUNCTION;
+use super::session_table::resolve_session_tables;
+use super::stream_relation::{LOOKUP_FUNCTION, STREAM_FUNCTION};
 use super::window_column::resolve_window_columns;
 use crate::error::{Error, Result};
 use crate::plan::stream_table::is_streaming;
@@ -30,6 +34,8 @@ use crate::plan::stream_table::is_streaming;
 /// # Errors
 /// `InvalidQuery` with line, column and a caret where DataFusion says which part of the text is wrong.
 pub async fn plan_query(state: &SessionState, mut query: Query, piece: &Piece) -> Result<LogicalPlan> {
+    resolve_lateral_views(&mut query).map_err(|e| locate(e.into(), piece))?;
+    resolve_session_tables(&mut query).map_err(|e| locate(e.into(), piece))?;
     resolve_window_columns(&mut query);
     let mut rewrite = Rewrite { intersects: false };
     if let ControlFlow::Break(error) = query.visit(&mut rewrite) {
@@ -103,10 +109,16 @@ impl VisitorMut for Rewrite {
     fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<Self::Break> {
         // Spark's DISTRIBUTE BY only says how rows lie in memory.
         select.distribute_by.clear();
+        for from in &mut select.from {
+            broken_off(resolve_asof_joins(from))?;
+        }
         rolled_up(&mut select.group_by)
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
+            broken_off(resolve_asof_joins(table_with_joins))?;
+        }
         if let TableFactor::Table { sample: Some(_), .. } = factor {
             return ControlFlow::Break(Box::new(Error::unsupported(
                 "TABLESAMPLE is not supported; use WHERE rand() < fraction",
@@ -114,7 +126,7 @@ impl VisitorMut for Rewrite {
         }
         // The planner resolves names that stand in a FROM: a name within an argument becomes a query of its own.
         if let TableFactor::Table { name, args: Some(args), .. } = factor
-            && name.to_string() == STREAM_FUNCTION
+            && [STREAM_FUNCTION, LOOKUP_FUNCTION].contains(&name.to_string().as_str())
             && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(first))) = args.args.first_mut()
             && let Some(table) = literal(first)
         {
@@ -127,12 +139,26 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
-        if let Expr::Function(function) = expr
-            && function.name.to_string().eq_ignore_ascii_case("explode")
-        {
-            function.name = ObjectName::from(vec![Ident::new("unnest")]);
+        if let Some(arguments) = call_of(expr, EXPLODE) {
+            *expr = call("unnest", arguments);
+        } else if let Some([list]) = call_of(expr, EXPLODE_OUTER).as_deref() {
+            *expr = call("unnest", vec![never_empty(list)]);
+        } else if let Expr::RLike { negated, expr: text, pattern, .. } = expr {
+            let matches = call("regexp_like", vec![text.as_ref().clone(), pattern.as_ref().clone()]);
+            *expr = match *negated {
+                true => Expr::UnaryOp { op: ast::UnaryOperator::Not, expr: Box::new(matches) },
+                false => matches,
+            };
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// An error breaks the walk off.
+fn broken_off(result: Result<()>) -> ControlFlow<Box<Error>> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(Box::new(error)),
     }
 }
 
@@ -162,6 +188,23 @@ fn rolled_up(group_by: &mut GroupByExpr) -> ControlFlow<Box<Error>> {
     }
     modifiers.clear();
     ControlFlow::Continue(())
+}
+
+/// `CASE WHEN array_length(list) > 0 THEN list ELSE make_array(NULL) END`: what unnesting drops gives one NULL instead.
+fn never_empty(list: &Expr) -> Expr {
+    let value = |value: Value| Expr::Value(value.into());
+    let has_elements = Expr::BinaryOp {
+        left: Box::new(call("array_length", vec![list.clone()])),
+        op: ast::BinaryOperator::Gt,
+        right: Box::new(value(Value::Number("0".to_string(), false))),
+    };
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![ast::CaseWhen { condition: has_elements, result: list.clone() }],
+        else_result: Some(Box::new(call("make_array", vec![value(Value::Null)]))),
+    }
 }
 
 fn literal(expr: &Expr) -> Option<String> {

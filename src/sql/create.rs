@@ -207,6 +207,13 @@ fn create_flow(parser: &mut Parser<'_>) -> Parsed<Statement> {
 
 /// Reads what follows INSERT.
 pub(super) fn insert(parser: &mut Parser<'_>) -> Parsed<Insert> {
+    if word_at(parser, 0) == "OVERWRITE" {
+        return Err(SyntaxError::here(
+            parser,
+            "INSERT OVERWRITE is not supported, since a flow adds to its table: write INSERT INTO, or CREATE MATERIALIZED \
+             VIEW for a result that is replaced",
+        ));
+    }
     expect_word(parser, "INTO", "INSERT")?;
     if word_at(parser, 0) == "TABLE" && matches!(parser.peek_nth_token_ref(1).token, Token::Word(_)) {
         skip(parser, 1);

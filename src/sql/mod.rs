@@ -5,14 +5,19 @@
 //! SQL parser knows; positions survive, so that every error points at the line and column of the script. Planning
 //! what was parsed is another step's work.
 
+mod asof_join;
 pub mod binder;
+mod call;
 mod clause;
 mod create;
 pub mod data_type;
 pub mod functions;
+pub mod lateral_view;
 pub mod relation;
 mod relation_tokens;
 pub mod script;
+pub mod session_table;
+pub mod state_call;
 pub mod statement;
 pub mod stream_relation;
 pub mod window_column;

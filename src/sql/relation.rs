@@ -1,4 +1,5 @@
-//! Relations of FROM that DataFusion does not know: stream relations with their watermarks, TUMBLE and HOP.
+//! Relations of FROM that DataFusion does not know: stream relations with their watermarks, windows as table functions,
+//! rows without duplicates, ASOF joins and lookups.
 
 use std::sync::Arc;
 
@@ -9,15 +10,23 @@ use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col};
-use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, TableAlias, TableFactor};
+use datafusion::sql::sqlparser::ast::{self, FunctionArg, TableFactor};
 
-use super::stream_relation::{RelationWatermark, STREAM_FUNCTION, StreamSource, decode_stream_relation};
+use super::asof_join::{ASOF_FUNCTION, AsofRelation, decode_asof_relation};
+use super::call::{TableCall, described};
+use super::stream_relation::{
+    LOOKUP_FUNCTION, RelationWatermark, STREAM_FUNCTION, StreamSource, decode_stream_relation,
+};
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::plan::asof_join::asof_join;
+use crate::plan::cumulate::cumulate;
+use crate::plan::duplicates::drop_duplicates;
 use crate::plan::nodes::WatermarkNode;
 use crate::plan::static_table::StaticTable;
 use crate::plan::stream_table::{StreamTable, is_streaming};
 use crate::plan::window_function::{WINDOW, WINDOWS, functions, window_time};
+use crate::source::take_idle_timeout;
 
 /// Plans the relations of this file; leaves every other to DataFusion.
 #[derive(Debug)]
@@ -29,43 +38,31 @@ impl RelationPlanner for StreamRelations {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> PlanResult<RelationPlanning> {
-        let Some((name, args, alias)) = call_of(&relation) else {
+        let Some(call) = TableCall::of(&relation) else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
-        let plan = match name.as_str() {
-            STREAM_FUNCTION => stream(&args, context)?,
-            "tumble" => windowed(&args, context, false)?,
-            "hop" => windowed(&args, context, true)?,
-            "cumulate" | "session" => {
-                return Err(Error::unsupported(format!(
-                    "{}() is not supported yet; use TUMBLE or HOP",
-                    name.to_uppercase()
-                ))
-                .into());
-            }
+        let plan = match call.name.as_str() {
+            STREAM_FUNCTION => stream(&call.args, context)?,
+            LOOKUP_FUNCTION => lookup(&call, context)?,
+            ASOF_FUNCTION => asof(&call, context)?,
+            "tumble" => windowed(&call, context, TableWindow::Tumble)?,
+            "hop" => windowed(&call, context, TableWindow::Hop)?,
+            "cumulate" => windowed(&call, context, TableWindow::Cumulate)?,
+            "drop_duplicates" => distinct_rows(&call, context, false)?,
+            "drop_duplicates_within_watermark" => distinct_rows(&call, context, true)?,
+            "session" => return Err(session_without_groups().into()),
             _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, call.alias))))
     }
 }
 
-/// A table function call in any of the forms in which the parser gives it.
-fn call_of(relation: &TableFactor) -> Option<(String, Vec<FunctionArg>, Option<TableAlias>)> {
-    match relation {
-        TableFactor::Table { name, args: Some(args), alias, .. } => {
-            Some((name.to_string().to_lowercase(), args.args.clone(), alias.clone()))
-        }
-        TableFactor::Function { name, args, alias, .. } => {
-            Some((name.to_string().to_lowercase(), args.clone(), alias.clone()))
-        }
-        TableFactor::TableFunction { expr: ast::Expr::Function(function), alias } => match &function.args {
-            FunctionArguments::List(list) => {
-                Some((function.name.to_string().to_lowercase(), list.args.clone(), alias.clone()))
-            }
-            _ => None,
-        },
-        _ => None,
-    }
+/// A grouping by its windows is rewritten before it is planned, so that what comes here is anything else.
+fn session_without_groups() -> Error {
+    Error::unsupported(
+        "which session a row is in is known only when the next rows are, so SESSION(…) stands alone in FROM under \
+         GROUP BY window_start, window_end and the columns of PARTITION BY; or use GROUP BY session_window(time, gap), …",
+    )
 }
 
 fn derived(query: Box<ast::Query>, context: &mut dyn RelationPlannerContext) -> PlanResult<LogicalPlan> {
@@ -89,6 +86,8 @@ fn stream(args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Pla
 
 /// STREAM before a table makes a stream of it; before a stream it only adds options.
 fn as_stream(plan: LogicalPlan, options: &Options, identified_by: Option<&str>) -> PlanResult<LogicalPlan> {
+    let mut options = options.clone();
+    let idle_timeout_ms = take_idle_timeout(&mut options)?;
     let plan = on_scans(plan, |provider| {
         let any: &dyn std::any::Any = provider;
         let stream = match any.downcast_ref::<StaticTable>() {
@@ -96,7 +95,8 @@ fn as_stream(plan: LogicalPlan, options: &Options, identified_by: Option<&str>) 
             None => any.downcast_ref::<StreamTable>().cloned(),
         };
         stream.map(|mut stream| {
-            stream.spec.options.extend(options);
+            stream.spec.options.extend(&options);
+            stream.idle_timeout_ms = idle_timeout_ms.or(stream.idle_timeout_ms);
             if let Some(name) = identified_by {
                 stream.identified_by = Some(name.to_string());
             }
@@ -167,40 +167,96 @@ fn columns_of(schema: &DFSchema) -> Vec<Expr> {
     schema.columns().into_iter().map(Expr::Column).collect()
 }
 
-/// TUMBLE(data, time, size) and HOP(data, time, slide, size): the rows, each with its window.
-fn windowed(args: &[FunctionArg], context: &mut dyn RelationPlannerContext, hop: bool) -> PlanResult<LogicalPlan> {
-    let name = if hop { "HOP" } else { "TUMBLE" };
-    let usage = if hop { "HOP(table, time, slide, size)" } else { "TUMBLE(table, time, size)" };
-    let wrong = || Error::invalid_query(format!("{name} is called as {usage}"));
-    let exprs: Vec<ast::Expr> = args.iter().map(|a| argument(a).ok_or_else(wrong)).collect::<Result<_>>()?;
+/// A table FOR SYSTEM_TIME AS OF PROCTIME(): joined with a stream it is read as it is when a batch runs, as any table
+/// is.
+fn lookup(call: &TableCall, context: &mut dyn RelationPlannerContext) -> PlanResult<LogicalPlan> {
+    let exprs = call.exprs().unwrap_or_default();
+    let [ast::Expr::Subquery(data)] = exprs.as_slice() else {
+        let message = format!("{LOOKUP_FUNCTION} is not called by hand: write t FOR SYSTEM_TIME AS OF PROCTIME()");
+        return Err(Error::invalid_query(message).into());
+    };
+    let plan = derived(data.clone(), context)?;
+    if is_streaming(&plan) {
+        return Err(Error::unsupported(
+            "FOR SYSTEM_TIME AS OF PROCTIME() is for tables, and this is a stream: join with it plainly, or write ASOF \
+             JOIN for the row as of an event time",
+        )
+        .into());
+    }
+    Ok(plan)
+}
+
+fn asof(call: &TableCall, context: &mut dyn RelationPlannerContext) -> PlanResult<LogicalPlan> {
+    let AsofRelation { outer, sides: [left, right], condition } = decode_asof_relation(call)?;
+    let (left, right) = (context.plan(left)?, context.plan(right)?);
+    let both = left.schema().join(right.schema())?;
+    let condition = context.sql_to_expr(condition, &both)?;
+    Ok(asof_join(left, right, &condition, outer)?)
+}
+
+/// Window table functions that put windows beside rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum TableWindow {
+    Tumble,
+    Hop,
+    Cumulate,
+}
+
+impl TableWindow {
+    fn wrong_call(self) -> Error {
+        let (name, usage) = match self {
+            Self::Tumble => ("TUMBLE", "TUMBLE(table, time, size)"),
+            Self::Hop => ("HOP", "HOP(table, time, slide, size)"),
+            Self::Cumulate => ("CUMULATE", "CUMULATE(table, time, step, size)"),
+        };
+        Error::invalid_query(format!("{name} is called as {usage}"))
+    }
+
+    /// Makes the window, or the list of them, from a time and durations; behind these may be an offset.
+    fn call(self, mut arguments: Vec<Expr>) -> Result<Expr> {
+        let name = match (self, arguments.len()) {
+            (Self::Tumble, 2) => WINDOW,
+            (Self::Tumble, 3) => {
+                // window() takes a slide before the offset.
+                let size = arguments[1].clone();
+                arguments.insert(2, size);
+                WINDOW
+            }
+            (Self::Hop, 3 | 4) => {
+                // window() takes the size before the slide.
+                arguments.swap(1, 2);
+                WINDOWS
+            }
+            (Self::Cumulate, 3 | 4) => return cumulate(arguments),
+            _ => return Err(self.wrong_call()),
+        };
+        let function = functions().into_iter().find(|f| f.name() == name).ok_or_else(|| self.wrong_call())?;
+        Ok(function.call(arguments))
+    }
+}
+
+/// The rows of a window table function's table, each with its window, or as often as it has windows.
+fn windowed(
+    call: &TableCall,
+    context: &mut dyn RelationPlannerContext,
+    window: TableWindow,
+) -> PlanResult<LogicalPlan> {
+    let exprs = call.exprs().ok_or_else(|| window.wrong_call())?;
     let [ast::Expr::Subquery(data), time, durations @ ..] = exprs.as_slice() else {
-        return Err(wrong().into());
+        return Err(window.wrong_call().into());
     };
     let input = derived(data.clone(), context)?;
     let schema = Arc::clone(input.schema());
-    let mut planned = vec![context.sql_to_expr(descriptor(time).clone(), &schema)?];
-    for duration in durations {
-        planned.push(context.sql_to_expr(duration.clone(), &schema)?);
+    let mut planned = Vec::with_capacity(exprs.len() - 1);
+    for argument in described(time).into_iter().chain(durations.iter().cloned()) {
+        planned.push(context.sql_to_expr(argument, &schema)?);
     }
-    match (hop, planned.len()) {
-        (false, 2 | 3) | (true, 3 | 4) => {}
-        _ => return Err(wrong().into()),
-    }
-    if hop {
-        // window() takes the size before the slide.
-        planned.swap(1, 2);
-    } else if planned.len() == 3 {
-        let size = planned[1].clone();
-        planned.insert(2, size);
-    }
-    let function = if hop { WINDOWS } else { WINDOW };
-    let function = functions().into_iter().find(|f| f.name() == function).ok_or_else(wrong)?;
     let hidden = "__millstream_window";
     let mut columns = columns_of(&schema);
     let kept = columns.clone();
-    columns.push(function.call(planned).alias(hidden));
+    columns.push(window.call(planned)?.alias(hidden));
     let mut builder = LogicalPlanBuilder::from(input).project(columns)?;
-    if hop {
+    if window != TableWindow::Tumble {
         builder = builder.unnest_column(Column::new_unqualified(hidden))?;
     }
     let mut columns = kept;
@@ -210,23 +266,24 @@ fn windowed(args: &[FunctionArg], context: &mut dyn RelationPlannerContext, hop:
     builder.project(columns)?.build()
 }
 
-fn argument(arg: &FunctionArg) -> Option<ast::Expr> {
-    match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
-        | FunctionArg::Named { arg: FunctionArgExpr::Expr(expr), .. }
-        | FunctionArg::ExprNamed { arg: FunctionArgExpr::Expr(expr), .. } => Some(expr.clone()),
-        _ => None,
+/// DROP_DUPLICATES(data, column, …): the columns as they are, or in DESCRIPTOR(…).
+fn distinct_rows(
+    call: &TableCall,
+    context: &mut dyn RelationPlannerContext,
+    within_watermark: bool,
+) -> PlanResult<LogicalPlan> {
+    let wrong = || Error::invalid_query(format!("{0} is called as {0}(table, column, …)", call.name.to_uppercase()));
+    let exprs = call.exprs().ok_or_else(wrong)?;
+    let [ast::Expr::Subquery(data), names @ ..] = exprs.as_slice() else {
+        return Err(wrong().into());
+    };
+    let input = derived(data.clone(), context)?;
+    let mut keys = Vec::with_capacity(names.len());
+    for name in names.iter().flat_map(described) {
+        match context.sql_to_expr(name, input.schema())? {
+            Expr::Column(column) => keys.push(column),
+            _ => return Err(wrong().into()),
+        }
     }
-}
-
-/// DESCRIPTOR(time) is Flink's way to name a column.
-fn descriptor(expr: &ast::Expr) -> &ast::Expr {
-    if let ast::Expr::Function(function) = expr
-        && function.name.to_string().eq_ignore_ascii_case("descriptor")
-        && let FunctionArguments::List(list) = &function.args
-        && let [FunctionArg::Unnamed(FunctionArgExpr::Expr(inner))] = list.args.as_slice()
-    {
-        return inner;
-    }
-    expr
+    Ok(drop_duplicates(input, keys, within_watermark)?)
 }

@@ -5,7 +5,9 @@
 //!
 //! - `STREAM t …`, and `x WATERMARK …` on a table, function or sub-query: a call of
 //!   [`STREAM_FUNCTION`], whose arguments hold the clauses;
-//! - `TUMBLE(TABLE t, …)`, `HOP(t, …)`: their table becomes `(SELECT * FROM t)`;
+//! - `TUMBLE(TABLE t, …)`, `DROP_DUPLICATES(t, …)` and their like: their table becomes `(SELECT * FROM t)`;
+//! - ASOF joins in any spelling: Snowflake's, which the parser reads; and `t FOR SYSTEM_TIME AS OF PROCTIME()`: a call
+//!   of [`LOOKUP_FUNCTION`](super::stream_relation::LOOKUP_FUNCTION);
 //! - `INTERVAL 10 SECONDS`, `INTERVAL 1 HOUR 30 MINUTES`: one text behind the word.
 //!
 //! Tokens keep their places, and what is put in stands at the place of what it replaces. STREAM, WATERMARK and the
@@ -18,15 +20,20 @@ use self::clauses::Clauses;
 use super::script::{Location, Parsed, SyntaxError, location};
 use super::stream_relation::STREAM_FUNCTION;
 use super::words::is_word;
-use crate::interval::{canonical, is_unit};
+use crate::interval::{canonical, is_unit, spelled_out};
 
 mod clauses;
-mod window_call;
+mod joins;
+mod table_function;
 
 static END: Token = Token::EOF;
 
 /// Table functions whose table may be written without a sub-query.
-const WINDOW_FUNCTIONS: &[&str] = &["TUMBLE", "HOP", "SESSION", "CUMULATE"];
+const TABLE_FUNCTIONS: &[&str] =
+    &["TUMBLE", "HOP", SESSION, "CUMULATE", "DROP_DUPLICATES", "DROP_DUPLICATES_WITHIN_WATERMARK"];
+
+/// The one of them whose table may be parted: `SESSION(TABLE t PARTITION BY k, …)`.
+const SESSION: &str = "SESSION";
 
 /// Parentheses within parentheses; the parser itself bears fewer.
 const DEPTH_LIMIT: usize = 200;
@@ -95,6 +102,13 @@ impl Pass {
                 }
                 _ => {}
             }
+            if (query || in_from)
+                && let Some((outer, words)) = self.at_asof_join()?
+            {
+                in_from = true;
+                self.asof_join(outer, words)?;
+                continue;
+            }
             match self.keyword(0) {
                 Keyword::FROM if query && !self.follows(Keyword::DISTINCT) => {
                     self.take();
@@ -139,16 +153,23 @@ impl Pass {
         let Some(source) = source else { return Ok(()) };
         let clauses = self.clauses(stream, source)?;
         let plain = clauses.options.is_none() && clauses.watermark.is_none();
+        let wrapped = stream || !plain || clauses.lookup;
         let last = self.output.last().cloned();
-        if stream || !plain {
+        if clauses.lookup {
+            self.wrap_lookup(start, span, source);
+        } else if wrapped {
             self.wrap(start, span, source, stream, clauses);
         }
         let named = self.alias()?;
         if self.at_watermark(0) {
             return Err(self.error("WATERMARK comes before the alias: write … WATERMARK … DELAY OF INTERVAL … AS x"));
         }
+        if self.at_system_time() {
+            return Err(self
+                .error("FOR SYSTEM_TIME AS OF comes before the alias: write … FOR SYSTEM_TIME AS OF PROCTIME() AS x"));
+        }
         // without an alias the columns of `cat.t` are `t.c`, as they were before the rewrite
-        if let (Source::Name, true, false, Some(last)) = (source, stream || !plain, named, last) {
+        if let (Source::Name, true, false, Some(last)) = (source, wrapped, named, last) {
             self.push(Token::make_keyword("AS"), span);
             self.push(last.token, span);
         }
@@ -189,9 +210,7 @@ impl Pass {
 
     /// Copies a name, or a function's call where a parenthesis follows it.
     fn name_or_call(&mut self) -> Parsed<Source> {
-        let window = self.word(0).is_some_and(|w| {
-            w.quote_style.is_none() && WINDOW_FUNCTIONS.iter().any(|name| w.value.eq_ignore_ascii_case(name))
-        });
+        let function = TABLE_FUNCTIONS.iter().find(|name| is_word(self.token(0), name));
         let single = *self.token(1) != Token::Period;
         self.take();
         while *self.token(0) == Token::Period && self.word(1).is_some() {
@@ -201,10 +220,9 @@ impl Pass {
         if *self.token(0) != Token::LParen {
             return Ok(Source::Name);
         }
-        if window && single {
-            self.window_call()?;
-        } else {
-            self.parenthesized()?;
+        match function.filter(|_| single) {
+            Some(name) => self.table_function(*name == SESSION)?,
+            None => self.parenthesized()?,
         }
         Ok(Source::Call)
     }
@@ -252,6 +270,13 @@ impl Pass {
             _ => "",
         };
         next += sign.len();
+        if let (Token::SingleQuotedString(text), Some(first), Some(last)) =
+            (self.token(next), self.word(next + 1), self.word(next + 3))
+            && self.keyword(next + 2) == Keyword::TO
+            && let Some(text) = spelled_out(text, &first.value, &last.value)
+        {
+            return sign.is_empty().then_some((text, 4));
+        }
         if let Token::SingleQuotedString(text) = self.token(next)
             && text.parse::<f64>().is_err()
         {
@@ -265,7 +290,7 @@ impl Pass {
             parts.push(format!("{number} {}", unit.value));
             next += 2;
         }
-        // INTERVAL '1-2' YEAR TO MONTH is left to the parser
+        // a range of units that is none is left to the parser, and refused there
         let range = self.keyword(next) == Keyword::TO;
         (!parts.is_empty() && !range).then(|| (format!("{sign}{}", parts.join(" ")), next - ahead))
     }
@@ -518,7 +543,7 @@ mod tests {
             "SELECT a IS DISTINCT FROM stream, b FROM t",
             "SELECT stream x, watermark y FROM t watermark WHERE delay = 1",
             "SELECT * FROM t WITH (NOLOCK)",
-            "SELECT max(interval) FROM t WHERE x = INTERVAL '1-2' YEAR TO MONTH",
+            "SELECT max(interval) FROM t WHERE x = INTERVAL '1-2' YEAR TO DAY",
             "SELECT tumble(ts, '10 seconds') FROM s LEFT SEMI JOIN u ON s.k = u.k",
         ] {
             let tokens = Piece::new(sql).tokens().unwrap();
@@ -547,12 +572,78 @@ mod tests {
                 format!("TUMBLE((SELECT * FROM {watermark}), ts, INTERVAL '1 hours')"),
             ),
             (
+                "CUMULATE(t, ts, INTERVAL 1 MINUTE, INTERVAL 1 HOUR)",
+                "CUMULATE((SELECT * FROM t), ts, INTERVAL '1 minutes', INTERVAL '1 hours')".to_string(),
+            ),
+            (
+                "SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '5' SECOND) AS s",
+                "SESSION((SELECT * FROM t), __millstream_partition(k), DESCRIPTOR(ts), INTERVAL '5 seconds') AS s"
+                    .to_string(),
+            ),
+            (
+                "SESSION(STREAM t PARTITION BY k, t.j, DESCRIPTOR(ts), INTERVAL 5 SECONDS)",
+                "SESSION((SELECT * FROM __millstream_stream('t', '{}', '', NULL, '', '', true) AS t), \
+                 __millstream_partition(k, t.j), DESCRIPTOR(ts), INTERVAL '5 seconds')"
+                    .to_string(),
+            ),
+            (
+                "SESSION(t PARTITION BY (k, j), ts, INTERVAL 5 SECONDS)",
+                "SESSION((SELECT * FROM t), __millstream_partition(k, j), ts, INTERVAL '5 seconds')".to_string(),
+            ),
+            (
+                "SESSION(DATA => TABLE t PARTITION BY k, TIMECOL => DESCRIPTOR(ts), GAP => INTERVAL 5 SECONDS)",
+                "SESSION(DATA => (SELECT * FROM t), __millstream_partition(k), TIMECOL => DESCRIPTOR(ts), \
+                 GAP => INTERVAL '5 seconds')"
+                    .to_string(),
+            ),
+            (
+                "SESSION(t PARTITION BY k, ts, INTERVAL 5 SECONDS)",
+                "SESSION((SELECT * FROM t), __millstream_partition(k), ts, INTERVAL '5 seconds')".to_string(),
+            ),
+            (
+                "drop_duplicates(TABLE cat.t, a, b) AS x",
+                "drop_duplicates((SELECT * FROM cat.t), a, b) AS x".to_string(),
+            ),
+            ("DROP_DUPLICATES(t)", "DROP_DUPLICATES((SELECT * FROM t))".to_string()),
+            (
                 "TUMBLE((SELECT * FROM t WHERE f(a, b)), ts, INTERVAL 1 HOUR)",
                 "TUMBLE((SELECT * FROM t WHERE f(a, b)), ts, INTERVAL '1 hours')".to_string(),
             ),
         ] {
             let sql = format!("SELECT * FROM {from}");
             assert_eq!(rewritten(&sql), format!("SELECT * FROM {expected}"), "{sql}");
+        }
+    }
+
+    #[test]
+    fn asof_joins_have_one_spelling() {
+        for (join, expected) in [
+            ("ASOF JOIN b ON a.k = b.k AND a.ts >= b.ts", "b MATCH_CONDITION (F(false)) ON a.k = b.k AND a.ts >= b.ts"),
+            ("ASOF LEFT JOIN b AS y ON a.ts > y.ts", "b AS y MATCH_CONDITION (F(true)) ON a.ts > y.ts"),
+            ("LEFT OUTER ASOF JOIN b ON x", "b MATCH_CONDITION (F(true)) ON x"),
+            ("ASOF JOIN b MATCH_CONDITION (a.ts >= b.ts) ON x", "b MATCH_CONDITION (F(false, a.ts >= b.ts)) ON x"),
+            ("LEFT ASOF JOIN b MATCH_CONDITION (f(a.ts) > b.ts)", "b MATCH_CONDITION (F(true, f(a.ts) > b.ts))"),
+            (
+                "ASOF JOIN STREAM b WATERMARK ts DELAY OF INTERVAL 1 HOUR AS y ON x",
+                "__millstream_stream('b', '{}', '', ts, '', '1 HOUR', true) AS y MATCH_CONDITION (F(false)) ON x",
+            ),
+        ] {
+            let sql = format!("SELECT * FROM a {join} JOIN c ON z WHERE v");
+            let expected = format!("SELECT * FROM a ASOF JOIN {expected} JOIN c ON z WHERE v");
+            assert_eq!(rewritten(&sql), expected.replace("F(", "__millstream_asof("), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_table_as_of_now_is_looked_up() {
+        for (table, expected) in [
+            ("dim FOR SYSTEM_TIME AS OF PROCTIME() AS d", "'dim') AS d"),
+            ("cat.dim FOR SYSTEM_TIME AS OF s.proc_time", "'cat.dim') AS dim"),
+            ("(SELECT * FROM dim) for system_time as of proctime() d", "(SELECT * FROM dim)) d"),
+        ] {
+            let sql = format!("SELECT * FROM s LEFT JOIN {table} ON s.k = d.k");
+            let expected = format!("SELECT * FROM s LEFT JOIN __millstream_lookup({expected} ON s.k = d.k");
+            assert_eq!(rewritten(&sql), expected, "{sql}");
         }
     }
 
@@ -567,6 +658,8 @@ mod tests {
             ("1 HOUR 30 MINUTES", "1 hours 30 minutes"),
             ("-5 DAYS", "-5 days"),
             ("'10'", "10"),
+            ("'1-2' YEAR TO MONTH", "1 years 2 months"),
+            ("'1 12:30:00' DAY TO SECOND", "1 days 12 hours 30 minutes 0 seconds"),
         ] {
             let sql = format!("SELECT ts - INTERVAL {interval} AS x FROM t");
             assert_eq!(rewritten(&sql), format!("SELECT ts - INTERVAL '{text}' AS x FROM t"), "{sql}");
@@ -588,6 +681,12 @@ mod tests {
             ("STREAM(SELECT * FROM tt)", 22, "followed by the name of a table"),
             ("STREAM t IDENTIFIED BY a IDENTIFIED BY b", 40, "written twice"),
             ("STREAM t CHANGES FROM VERSION 1", 24, "CHANGES FROM is not supported"),
+            ("a ASOF RIGHT JOIN b ON x", 17, "an ASOF join is inner or LEFT"),
+            ("a JOIN STREAM b FOR SYSTEM_TIME AS OF PROCTIME() ON x", 31, "leave STREAM away"),
+            ("a JOIN b FOR SYSTEM_TIME AS OF a.ts ON x", 46, "takes the processing time"),
+            ("a JOIN b AS c FOR SYSTEM_TIME AS OF PROCTIME() ON x", 29, "comes before the alias"),
+            ("TUMBLE(t PARTITION BY k, ts, INTERVAL 1 HOUR)", 24, "PARTITION BY has no place here"),
+            ("SESSION(t PARTITION BY upper(k), ts, INTERVAL 1 HOUR)", 43, "PARTITION BY takes columns"),
         ] {
             let piece = Piece::new(format!("SELECT * FROM {rest}"));
             let tokens = piece.tokens().unwrap();

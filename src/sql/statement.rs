@@ -131,7 +131,7 @@ fn statement(df: &mut DFParser<'_>) -> Parsed<Statement> {
     let (first, second) = (word_at(parser, 0), word_at(parser, 1));
     match (first.as_str(), second.as_str()) {
         ("CREATE", _) => create(df),
-        ("INSERT", "INTO") => {
+        ("INSERT", "INTO" | "OVERWRITE") => {
             skip(parser, 1);
             Ok(Statement::Insert(insert(parser)?))
         }
@@ -396,6 +396,8 @@ mod tests {
             ("CREATE FLOW f", "column 14: unexpected the end of the statement; expected OUTPUT MODE"),
             ("CREATE FLOW f AS SELECT 1", "expected INSERT INTO <table> and a query, found 'SELECT'"),
             ("CREATE FLOW f AS INSERT ONCE INTO st SELECT 1", "expected INTO after INSERT, found 'ONCE'"),
+            ("INSERT OVERWRITE st SELECT 1", "column 8: INSERT OVERWRITE is not supported"),
+            ("CREATE FLOW f AS INSERT OVERWRITE TABLE st SELECT 1", "CREATE MATERIALIZED VIEW for a result"),
             ("CREATE FLOW f AS AUTO CDC INTO st FROM STREAM tt KEYS (k) SEQUENCE BY ts", "AUTO CDC is not supported"),
             ("CREATE STREAM x AS SELECT 1", "write CREATE UNBOUNDED EXTERNAL TABLE"),
             ("CREATE OR REPLACE STREAMING TABLE st", "OR REPLACE does not go with STREAMING"),

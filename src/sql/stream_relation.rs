@@ -17,6 +17,9 @@ use crate::options::Options;
 /// The table function that stands for a stream relation.
 pub const STREAM_FUNCTION: &str = "__millstream_stream";
 
+/// The table function that stands for a table which is looked up as it is now: `t FOR SYSTEM_TIME AS OF PROCTIME()`.
+pub const LOOKUP_FUNCTION: &str = "__millstream_lookup";
+
 /// A relation that is read as a stream, or that has a watermark.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamRelation {

@@ -8,10 +8,11 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, GroupByExpr,
-    Ident, ObjectName, OrderBy, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Value, VisitMut,
-    VisitorMut,
+    AccessExpr, Expr, GroupByExpr, Ident, ObjectName, OrderBy, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, VisitMut, VisitorMut,
 };
+
+use super::call::get_field;
 
 /// Functions whose call in GROUP BY makes a column of their name.
 const WINDOW_COLUMNS: &[&str] = &["window", "session_window"];
@@ -192,26 +193,6 @@ fn field_name(ident: &Ident) -> Option<&'static str> {
 /// END is a word of SQL: as an alias it stands in quotes.
 fn quoted(field: &str) -> Ident {
     if field == "end" { Ident::with_quote('"', field) } else { Ident::new(field) }
-}
-
-/// Makes `get_field(window, 'field')`.
-fn get_field(window: &Expr, field: &str) -> Expr {
-    let field = Expr::Value(Value::SingleQuotedString(field.to_string()).into());
-    let args = [window.clone(), field].map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new("get_field")]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList {
-            duplicate_treatment: None,
-            args: args.into(),
-            clauses: Vec::new(),
-        }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //!
 //! Any Arrow tool can read it. Length and checksum stand in the commit log, which decides what is current.
 
-use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -24,7 +23,8 @@ const FORMAT_KEY: &str = "millstream.state.format";
 /// # Errors
 /// `Internal` where Arrow cannot write the schema.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
-    let metadata = HashMap::from([(FORMAT_KEY.to_string(), FORMAT.to_string())]);
+    let mut metadata = batch.schema().metadata().clone();
+    metadata.insert(FORMAT_KEY.to_string(), FORMAT.to_string());
     let schema = Arc::new(Schema::new_with_metadata(batch.schema().fields().clone(), metadata));
     let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
@@ -32,12 +32,34 @@ pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
     Ok(writer.into_inner()?.into())
 }
 
-/// Reads a state file that must have `expected`'s columns.
+/// Reads a state file that must have `expected`'s columns: their types and, if `named`, their names.
 ///
 /// # Errors
 /// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version or another shape of
 /// the query wrote it. Both name `location`.
-pub fn decode(bytes: Bytes, expected: &SchemaRef, location: &str) -> Result<Vec<RecordBatch>> {
+pub fn decode(bytes: Bytes, expected: &SchemaRef, named: bool, location: &str) -> Result<Vec<RecordBatch>> {
+    let (schema, batches) = read(bytes, location)?;
+    let same = schema.fields().len() == expected.fields().len()
+        && schema
+            .fields()
+            .iter()
+            .zip(expected.fields())
+            .all(|(a, b)| a.data_type() == b.data_type() && (!named || a.name() == b.name()));
+    if !same {
+        return Err(Error::incompatible(format!(
+            "{location} holds the state of another query: its columns are {}, this query's {}",
+            describe(&schema),
+            describe(expected)
+        )));
+    }
+    batches.into_iter().map(|b| Ok(RecordBatch::try_new(Arc::clone(expected), b.columns().to_vec())?)).collect()
+}
+
+/// Reads a state file, whatever its columns are.
+///
+/// # Errors
+/// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version wrote it.
+pub fn read(bytes: Bytes, location: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let torn = |e: datafusion::arrow::error::ArrowError| {
         Error::corrupt(format!(
             "{location} is not an Arrow stream: {e}; restore it from a copy or rewind the checkpoint"
@@ -54,18 +76,8 @@ pub fn decode(bytes: Bytes, expected: &SchemaRef, location: &str) -> Result<Vec<
             )));
         }
     }
-    let same = schema.fields().len() == expected.fields().len()
-        && schema.fields().iter().zip(expected.fields()).all(|(a, b)| a.data_type() == b.data_type());
-    if !same {
-        return Err(Error::incompatible(format!(
-            "{location} holds the state of another query: its columns are {}, this query's {}",
-            describe(&schema),
-            describe(expected)
-        )));
-    }
-    reader
-        .map(|batch| Ok(RecordBatch::try_new(Arc::clone(expected), batch.map_err(torn)?.columns().to_vec())?))
-        .collect()
+    let batches = reader.map(|batch| batch.map_err(torn)).collect::<Result<_>>()?;
+    Ok((schema, batches))
 }
 
 fn describe(schema: &Schema) -> String {

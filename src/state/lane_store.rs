@@ -1,4 +1,4 @@
-//! The versioned store of one operator in one lane: tables in memory, deltas and snapshots on disk.
+//! A versioned store of one operator in one lane: tables in memory, deltas and snapshots on disk.
 //!
 //! A batch's changes become a delta, durable before the commit log names it. When the deltas since the last snapshot
 //! outweigh it, the next version is written as a snapshot instead, so that a restart reads at most about twice the
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec;
 use super::key_group::{key_groups, lane_of};
-use super::tables::KeyedTables;
+use super::tables::Tables;
 use crate::error::{Error, Result};
 use crate::storage::{DurableStore, checksum};
 
@@ -17,6 +17,13 @@ use crate::storage::{DurableStore, checksum};
 const MIN_DELTAS: usize = 10;
 /// More deltas than this always do: a restart opens each.
 const MAX_DELTAS: usize = 100;
+
+/// The name of an operator's only store.
+pub const DEFAULT_STORE: &str = "default";
+
+fn default_store() -> String {
+    DEFAULT_STORE.to_string()
+}
 
 /// What a state file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +40,9 @@ pub enum FileKind {
 pub struct StateFile {
     /// Its name, relative to the checkpoint's `state` folder.
     pub name: String,
+    /// Which of the operator's stores it belongs to.
+    #[serde(default = "default_store")]
+    pub store: String,
     /// The lane that wrote it, and how many there were.
     pub lane: usize,
     /// The version it leads to: the batch's id plus one.
@@ -45,12 +55,13 @@ pub struct StateFile {
     pub crc32: u32,
 }
 
-/// One operator's state in one lane.
+/// One of an operator's stores in one lane.
 pub struct LaneStore {
     operator: usize,
     lane: usize,
+    name: String,
     /// The rows.
-    pub tables: KeyedTables,
+    pub tables: Box<dyn Tables>,
     files: Vec<StateFile>,
     /// The rows came from another number of lanes: they need a snapshot of their own before anything else.
     regrouped: bool,
@@ -58,8 +69,13 @@ pub struct LaneStore {
 
 impl LaneStore {
     /// Makes an empty store.
-    pub fn new(operator: usize, lane: usize, tables: KeyedTables) -> Self {
-        Self { operator, lane, tables, files: Vec::new(), regrouped: false }
+    pub fn new(operator: usize, lane: usize, name: String, tables: Box<dyn Tables>) -> Self {
+        Self { operator, lane, name, tables, files: Vec::new(), regrouped: false }
+    }
+
+    /// Returns the name by which its operator knows it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the files that make the current version, snapshot first.
@@ -89,10 +105,14 @@ impl LaneStore {
         }
         if let Some(batch) = batch {
             let suffix = if kind == FileKind::Snapshot { "snapshot" } else { "delta" };
-            let name = format!("{}/{}/{version}-{run}.{suffix}", self.operator, self.lane);
+            let folder = format!("{}/{}", self.operator, self.lane);
+            let name = match self.name.as_str() {
+                DEFAULT_STORE => format!("{folder}/{version}-{run}.{suffix}"),
+                store => format!("{folder}/{version}-{run}.{store}.{suffix}"),
+            };
             let bytes = codec::encode(&batch)?;
-            let file =
-                StateFile { name, lane: self.lane, version, kind, length: bytes.len() as u64, crc32: checksum(&bytes) };
+            let (length, crc32) = (bytes.len() as u64, checksum(&bytes));
+            let file = StateFile { name, store: self.name.clone(), lane: self.lane, version, kind, length, crc32 };
             fail::fail_point!("state.delta_partly_written");
             if !store.create(&file.name, bytes).await? {
                 return Err(Error::new(
@@ -106,7 +126,8 @@ impl LaneStore {
         Ok(&self.files)
     }
 
-    /// Loads the part of `files` (of all lanes of the version to restore) that belongs to this lane among `lanes`.
+    /// Loads the part of `files` (this store's, of all lanes of the version to restore) that belongs to this lane among
+    /// `lanes`.
     ///
     /// # Errors
     /// `CheckpointCorrupt` where a file is missing or altered; `CheckpointIncompatible` where it is another query's.
@@ -117,14 +138,15 @@ impl LaneStore {
         lanes: usize,
         old_lanes: usize,
     ) -> Result<()> {
-        let mut ordered: Vec<&StateFile> = files.iter().filter(|f| lanes != old_lanes || f.lane == self.lane).collect();
+        let own = |f: &&StateFile| f.store == self.name && (lanes != old_lanes || f.lane == self.lane);
+        let mut ordered: Vec<&StateFile> = files.iter().filter(own).collect();
         ordered.sort_by_key(|f| (f.version, f.lane));
         for file in &ordered {
             let bytes = read_verified(store, file).await?;
             let location = format!("{}/{}", store.location(), file.name);
-            for batch in codec::decode(bytes, self.tables.change_schema(), &location)? {
+            for batch in codec::decode(bytes, self.tables.change_schema(), self.tables.names_matter(), &location)? {
                 let lane = self.lane;
-                self.tables.apply(&batch, |keys, rows| {
+                self.tables.apply(&batch, file.lane, &|keys, rows| {
                     if lanes == old_lanes {
                         return Ok(vec![true; rows]);
                     }
@@ -132,6 +154,7 @@ impl LaneStore {
                 })?;
             }
         }
+        self.tables.loaded(lanes != old_lanes);
         self.regrouped = lanes != old_lanes;
         self.files = if self.regrouped { Vec::new() } else { ordered.into_iter().cloned().collect() };
         Ok(())
@@ -149,7 +172,11 @@ impl LaneStore {
     }
 }
 
-async fn read_verified(store: &dyn DurableStore, file: &StateFile) -> Result<Bytes> {
+/// Reads a state file and checks that it is what was written.
+///
+/// # Errors
+/// `CheckpointCorrupt` where it is missing or altered.
+pub(crate) async fn read_verified(store: &dyn DurableStore, file: &StateFile) -> Result<Bytes> {
     let location = format!("{}/{}", store.location(), file.name);
     let remedy = "restore it from a copy, or rewind the checkpoint to a batch before it";
     let Some(bytes) = store.read(&file.name).await? else {

@@ -32,11 +32,6 @@ pub(crate) type Rows = Vec<Value>;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct Case {
     pub(crate) id: String,
-    /// What must exist before the case can run: `engine` or `stateful`. Spark's cases leave it out.
-    #[serde(default)]
-    pub(crate) needs: String,
-    /// Empty where the case is a DataFrame program without a form in SQL.
-    #[serde(default)]
     pub(crate) sql: String,
     pub(crate) mode: String,
     /// The columns of every stream.

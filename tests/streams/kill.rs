@@ -1,5 +1,6 @@
 //! The command is killed at random moments and started again until it ends by itself: its tables then hold what they
-//! hold after a run that nobody killed, for readers of the manifest and of the plain directory.
+//! hold after a run that nobody killed, for readers of the manifest and of the plain directory. So does the table of
+//! their late rows.
 //!
 //! Moments come from a seed. A failure prints the command that tries its seed again; the moments are then the same, and
 //! where in a batch they fall is up to the machine.
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::answer::{Bag, bag, difference};
 use crate::case::{literal, write_rows};
-use crate::disk::{Table, files_below, newest_entry, read_entry};
+use crate::disk::{Table, files_below, newest_entry, read_entry, visible_files};
 use crate::scenario::{FAR_FUTURE_MS, timestamp};
 
 /// How many files there are: each is a batch.
@@ -37,6 +38,17 @@ const PROJECTION: &str = "SELECT id, ts, k, v * 2 AS doubled FROM STREAM ev WHER
 /// Windows that close as time goes by; the delay exceeds all disorder, so that no row is late.
 const WINDOWS: &str = "SELECT window.start AS ws, window.end AS we, k, count(*) AS n, sum(id) AS ids, min(v) AS lo \
     FROM STREAM ev WATERMARK ts DELAY OF INTERVAL 10 SECONDS GROUP BY window(ts, '10 seconds'), k";
+
+/// Windows for which every fifth row comes too late.
+const LATE: &str = "SELECT window.start AS ws, window.end AS we, k, count(*) AS n, sum(id) AS ids FROM STREAM ev \
+    WATERMARK CASE WHEN id % 5 = 0 THEN ts - INTERVAL '30 seconds' ELSE ts END AS at DELAY OF INTERVAL 10 SECONDS \
+    GROUP BY window(at, '10 seconds'), k";
+/// Each row with those of its key that follow within five seconds and are much greater, or alone: the stream joined
+/// with itself.
+const LEFT_JOIN: &str = "SELECT a.id AS id, b.id AS partner, a.ts AS ts, a.k AS k \
+    FROM STREAM ev WATERMARK ts DELAY OF INTERVAL 10 SECONDS AS a \
+    LEFT JOIN STREAM ev WATERMARK ts DELAY OF INTERVAL 10 SECONDS AS b \
+    ON a.k = b.k AND b.v > a.v + 5 AND b.ts > a.ts AND b.ts <= a.ts + INTERVAL 5 SECONDS";
 
 /// When a row happens, in milliseconds since the origin of event times.
 fn at_ms(file: i64, id: i64) -> i64 {
@@ -79,9 +91,12 @@ impl Place {
             "CREATE UNBOUNDED EXTERNAL TABLE ev (id BIGINT, ts TIMESTAMP, k STRING, v BIGINT) STORED AS JSON\n\
              LOCATION '{}/' OPTIONS ('orderBy' 'path', 'maxFilesPerTrigger' '1');\n\
              CREATE EXTERNAL TABLE result STORED AS PARQUET LOCATION '{}/' PARTITIONED BY (k);\n\
-             CREATE FLOW f OUTPUT MODE append TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO result\n{};\n",
+             CREATE EXTERNAL TABLE late STORED AS PARQUET LOCATION '{}/';\n\
+             CREATE FLOW f OUTPUT MODE append TRIGGER AVAILABLE NOW CHECKPOINT '{}' LATE ROWS INTO late\n\
+             AS INSERT INTO result\n{};\n",
             literal(&self.folder.path().join("in")),
             literal(&folder.join("out")),
+            literal(&folder.join("late")),
             literal(&folder.join("checkpoint")),
             self.sql
         );
@@ -136,22 +151,26 @@ impl Trial {
         assert!(status.success(), "the run ended with {status}:\n{}", log());
     }
 
-    fn table(&self) -> Table {
-        Table::parquet(self.folder.join("out"))
-    }
-
-    /// Reads the table both ways.
+    /// Reads the table both ways, and its late rows.
     fn rows(&self) -> Result<Bag, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(self.table().rows())
+        let mut rows = runtime.block_on(Table::parquet(self.folder.join("out")).rows())?;
+        let late = self.folder.join("late");
+        // A table without a file has no columns to read.
+        if !visible_files(&late).is_empty() {
+            rows.extend(runtime.block_on(Table::parquet(late).rows())?);
+        }
+        Ok(rows)
     }
 
     /// What the last commit says of batch and watermark, and whether anything is left lying about.
     fn end(&self) -> Result<(Value, Value), String> {
         let commit = read_entry(&newest_entry(&self.folder.join("checkpoint"), "commits"));
-        let staged = files_below(&self.folder.join("out/_millstream/staging"));
-        if !staged.is_empty() {
-            return Err(format!("staged files are left: {:?}", staged.keys()));
+        for table in ["out", "late"] {
+            let staged = files_below(&self.folder.join(table).join("_millstream/staging"));
+            if !staged.is_empty() {
+                return Err(format!("staged files are left: {:?}", staged.keys()));
+            }
         }
         Ok((commit["batch_id"].clone(), commit["watermark"].clone()))
     }
@@ -221,6 +240,16 @@ fn windows_survive() {
     survives(WINDOWS, "windows_survive", Some(windows()));
 }
 
+#[test]
+fn late_rows_survive() {
+    let place = Place::new(LATE);
+    let whole = place.trial("looked-at");
+    whole.run();
+    let late = whole.rows().unwrap().into_iter().filter(|(row, _)| row.contains("stateStoreSave"));
+    assert!(late.count() > 100, "too few rows are late: this shows nothing");
+    survives(LATE, "late_rows_survive", None);
+}
+
 /// What [`WINDOWS`] amounts to, counted row by row: every window but the last, which nothing closes.
 fn windows() -> Bag {
     const WINDOW_MS: i64 = 10_000;
@@ -240,6 +269,33 @@ fn windows() -> Bag {
         json!({"ws": start, "we": end, "k": k, "n": n, "ids": ids, "lo": lo})
     };
     bag(&counted.into_iter().map(row).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_join_of_two_streams_survives() {
+    survives(LEFT_JOIN, "a_join_of_two_streams_survives", Some(joined()));
+}
+
+/// What [`LEFT_JOIN`] amounts to, pair by pair: of every row but the last, which waits for partners still.
+fn joined() -> Bag {
+    const RANGE_MS: i64 = 5_000;
+    let in_files = (0..FILES).flat_map(|file| rows(file).into_iter().map(move |row| (file, row)));
+    let timed = in_files.map(|(file, row)| (at_ms(file, row["id"].as_i64().unwrap()), row));
+    let all: Vec<(i64, Value)> = timed.filter(|(_, row)| row["id"] != FILES * ROWS).collect();
+    let mut pairs = Vec::new();
+    for (left_ms, left) in &all {
+        let pair = |partner: &Value| json!({"id": left["id"], "partner": partner, "ts": left["ts"], "k": left["k"]});
+        let greater = |right: &Value| right["v"].as_i64().unwrap() > left["v"].as_i64().unwrap() + 5;
+        let partners = all.iter().filter(|(right_ms, right)| {
+            left["k"] == right["k"] && greater(right) && (1..=RANGE_MS).contains(&(right_ms - left_ms))
+        });
+        let before = pairs.len();
+        pairs.extend(partners.map(|(_, right)| pair(&right["id"])));
+        if pairs.len() == before {
+            pairs.push(pair(&Value::Null));
+        }
+    }
+    bag(&pairs)
 }
 
 /// A trial that cannot fail proves nothing.

@@ -11,9 +11,10 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use crate::answer::{answer, first_difference};
-use crate::case::{Home, Outcome, run_script};
-use crate::oracle::{config, events, runtime, split};
-use crate::scenario::{Event, ORIGIN_MS, Query, timestamp};
+use crate::cut_off::runtime;
+use crate::model::{Modelled, Watermark, judge, times_ms};
+use crate::oracle::{config, events, split};
+use crate::scenario::{Event, Query, timestamp};
 
 /// A stream with late rows, and the window and mode in which it is counted.
 #[derive(Debug, Clone)]
@@ -41,25 +42,18 @@ type Group = (i64, Option<&'static str>);
 /// How many rows each group has, and the sum of what is not NULL.
 type Groups = BTreeMap<Group, (i64, Option<i64>)>;
 
-/// What the model prints, and how many rows it found late.
-struct Modelled {
-    lines: Vec<Value>,
-    late_rows: usize,
-}
-
 /// Counts the rows of each window as the rule says, file by file.
 fn model(stream: &Late) -> Modelled {
-    let (window_ms, delay_ms) = (stream.window_seconds * 1000, stream.delay_seconds * 1000);
-    // Times are relative to ORIGIN_MS here; watermarks begin at 1970.
-    let (mut late_ms, mut watermark_ms) = (-ORIGIN_MS, -ORIGIN_MS);
+    let window_ms = stream.window_seconds * 1000;
+    let mut watermark = Watermark::new(&[stream.delay_seconds]);
     let mut groups = Groups::new();
-    let mut modelled = Modelled { lines: Vec::new(), late_rows: 0 };
+    let mut modelled = Modelled::default();
     for file in &stream.files {
         let mut touched = BTreeSet::new();
         for event in file {
             let Some(at_ms) = event.at_ms else { continue };
             let start_ms = at_ms.div_euclid(window_ms) * window_ms;
-            if start_ms + window_ms <= late_ms {
+            if start_ms + window_ms <= watermark.late_ms {
                 modelled.late_rows += 1;
                 continue;
             }
@@ -72,20 +66,17 @@ fn model(stream: &Late) -> Modelled {
             };
             touched.insert(group);
         }
-        emit(&mut modelled.lines, stream, &mut groups, &touched, watermark_ms);
-        late_ms = watermark_ms;
-        if let Some(latest_ms) = file.iter().filter_map(|event| event.at_ms).max() {
-            watermark_ms = watermark_ms.max(latest_ms - delay_ms);
-        }
+        modelled.print(given(stream, &mut groups, &touched, watermark.now_ms));
+        watermark.move_on(&[times_ms(file)]);
     }
-    if watermark_ms > late_ms {
-        emit(&mut modelled.lines, stream, &mut groups, &BTreeSet::new(), watermark_ms);
+    if watermark.has_moved() {
+        modelled.print(given(stream, &mut groups, &BTreeSet::new(), watermark.now_ms));
     }
     modelled
 }
 
-/// Prints a batch that ran with `watermark_ms` and forgets the windows that are over.
-fn emit(lines: &mut Vec<Value>, stream: &Late, groups: &mut Groups, touched: &BTreeSet<Group>, watermark_ms: i64) {
+/// What a batch that ran with `watermark_ms` gives; the windows that are over are forgotten.
+fn given(stream: &Late, groups: &mut Groups, touched: &BTreeSet<Group>, watermark_ms: i64) -> Vec<Value> {
     let window_ms = stream.window_seconds * 1000;
     let over = |start_ms: i64| start_ms + window_ms <= watermark_ms;
     let shown = |group: &Group| match stream.mode {
@@ -98,21 +89,7 @@ fn emit(lines: &mut Vec<Value>, stream: &Late, groups: &mut Groups, touched: &BT
     };
     let rows: Vec<Value> = groups.iter().filter(|entry| shown(entry.0)).map(row).collect();
     groups.retain(|(start_ms, _), _| !over(*start_ms));
-    lines.push(json!({"batch_id": lines.len(), "rows": rows}));
-}
-
-/// Runs the stream and says how it differs from the model.
-async fn judge(stream: &Late) -> Result<(), String> {
-    let case = stream.query().case(stream.delay_seconds, &stream.files, &[]);
-    let mut home = Home::new(&case);
-    home.add_files(&case.streams);
-    let script = home.script(&case);
-    let Outcome { lines, end, .. } = run_script(&script).await;
-    end.map_err(|error| format!("failed: {error}\n{script}"))?;
-    match first_difference(&answer(&model(stream).lines), &answer(&lines)) {
-        Some(why) => Err(format!("{why}\n{script}")),
-        None => Ok(()),
-    }
+    rows
 }
 
 /// Streams of up to six files; some rows have no event time.
@@ -136,7 +113,10 @@ fn streams() -> impl Strategy<Value = Late> {
 #[test]
 fn late_rows_are_dropped_as_the_model_drops_them() {
     let runtime = runtime();
-    let test = |stream: Late| runtime.block_on(judge(&stream)).map_err(TestCaseError::fail);
+    let test = |stream: Late| {
+        let case = stream.query().case(stream.delay_seconds, &stream.files, &[]);
+        runtime.block_on(judge(&case, &model(&stream))).map_err(TestCaseError::fail)
+    };
     if let Err(failure) = TestRunner::new(config()).run(&streams(), test) {
         panic!("{failure}");
     }

@@ -2,11 +2,13 @@
 //!
 //! The answers come from three places: from fixtures (`tests/fixtures/`: what Spark gives for the same files cut into
 //! the same micro-batches), from the same SQL over the same rows as one plain batch ([`oracle`]), and from a model of
-//! the late rule, row by row ([`late_model`]).
+//! the late rule, row by row ([`late_model`], [`late_table`]).
 //!
 //! Beside them: every script of `sql/` whole, in pieces and in other lanes ([`sql_scripts`]), the command killed at
-//! random moments ([`kill`]), what bad input is told ([`bad_input`], [`bad_checkpoint`]), what the papers show
-//! ([`shown`]), and the direction of imports ([`direction`]).
+//! random moments ([`kill`]), what a query says of itself ([`waiting`]), sources that fall silent ([`idle_sources`]),
+//! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
+//! [`bad_checkpoint`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
+//! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,19 +16,33 @@ mod answer;
 mod bad_checkpoint;
 mod bad_input;
 mod case;
+mod csv_values;
+mod cut_off;
 mod direction;
 mod disk;
 mod golden;
+mod idle_sources;
 mod kill;
 mod lanes;
+mod late_first_rows;
+mod late_joins;
 mod late_model;
+mod late_sessions;
+mod late_table;
+mod model;
 mod oracle;
+mod payments;
 mod refusals;
 mod restart;
 mod scenario;
 mod shown;
 mod spark_cases;
 mod sql_scripts;
+mod state_reader;
+mod stateful_oracle;
 mod statements;
+mod user_state;
+mod user_time;
 mod values;
+mod waiting;
 mod watched;

@@ -3,7 +3,11 @@
 //! It stands apart from the engine's state, watermarks and output modes, because a batch has none of them. Streams
 //! are random rows in random order, cut into random files; the delay exceeds all disorder, so that no row is late,
 //! and each source ends with a row so far ahead that every other window closes.
+//!
+//! A stream is not left in peace: it is cut off after random batches ([`super::cut_off`]) and started again. What its
+//! runs print together, a batch that was under way twice counted once, must amount to the same.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
@@ -14,15 +18,16 @@ use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::answer::difference;
-use crate::case::{Case, Home, Outcome, literal, run_script, write_rows};
+use crate::answer::{bag, difference};
+use crate::case::{Case, Home, literal, write_rows};
+use crate::cut_off::{self, CutOff, Run, runtime};
 use crate::scenario::{Event, FAR_FUTURE_MS, Query, SCHEMA, expected, settled, timestamp};
 
 /// How far watermarks follow behind: longer than all rows but the last span.
-const DELAY_SECONDS: i64 = 130;
+pub(crate) const DELAY_SECONDS: i64 = 130;
 
 /// The span of the rows but the last, in milliseconds.
-const SPAN_MS: i64 = 120_000;
+pub(crate) const SPAN_MS: i64 = 120_000;
 
 /// What a query may aggregate.
 const AGGREGATES: [&str; 12] = [
@@ -81,6 +86,8 @@ struct Scenario {
     query: Query,
     ev: Vec<Vec<Event>>,
     ev2: Vec<Vec<Event>>,
+    /// The batches after which the stream is cut off.
+    cuts: BTreeSet<i64>,
 }
 
 /// Random rows, in no order of time.
@@ -115,7 +122,7 @@ pub(crate) fn split(events: Vec<Event>, mut cuts: Vec<usize>) -> Vec<Vec<Event>>
 }
 
 /// A source: rows in one to six files, the last of which ends with the row that closes all windows.
-fn source() -> impl Strategy<Value = Vec<Vec<Event>>> {
+pub(crate) fn source() -> impl Strategy<Value = Vec<Vec<Event>>> {
     (events(0..40), prop::collection::vec(0_usize..40, 0..6)).prop_map(|(events, cuts)| {
         let mut files = split(events, cuts);
         files.last_mut().unwrap().push(Event::far_future());
@@ -124,7 +131,7 @@ fn source() -> impl Strategy<Value = Vec<Vec<Event>>> {
 }
 
 /// One to four different aggregates.
-fn aggregates() -> impl Strategy<Value = String> {
+pub(crate) fn aggregates() -> impl Strategy<Value = String> {
     prop::collection::vec(0..AGGREGATES.len(), 1..=4).prop_map(|mut chosen| {
         chosen.sort_unstable();
         chosen.dedup();
@@ -140,7 +147,7 @@ fn update_or_complete() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["update", "complete"])
 }
 
-fn append_or_update() -> impl Strategy<Value = &'static str> {
+pub(crate) fn append_or_update() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["append", "update"])
 }
 
@@ -210,29 +217,72 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
         2 => stateless(),
         2 => windowed_after(),
     ];
-    (query, source(), source()).prop_map(|(query, ev, ev2)| Scenario { query, ev, ev2 })
+    // A source has at most six files, each a batch; one without data may follow.
+    let cuts = prop::collection::btree_set(0_i64..7, 0..=3);
+    (query, source(), source(), cuts).prop_map(|(query, ev, ev2, cuts)| Scenario { query, ev, ev2, cuts })
 }
 
-/// Runs the scenario as a stream and as a batch and says how they differ.
-async fn judge(scenario: &Scenario) -> Result<(), String> {
+/// Runs the scenario as a stream and as a batch and says how they differ, or else in how many runs the stream ended.
+fn judge(runtime: &Runtime, scenario: &Scenario) -> Result<usize, String> {
     let query = &scenario.query;
     let case = query.case(DELAY_SECONDS, &scenario.ev, &scenario.ev2);
     let mut home = Home::new(&case);
     home.add_files(&case.streams);
     let script = home.script(&case);
-    let Outcome { lines, end, .. } = run_script(&script).await;
-    end.map_err(|error| format!("failed: {error}\n{script}"))?;
-    let batch = batch_rows(&home, &case, &query.over_tables()).await?;
+    let (lines, runs) = run_in_pieces(&script, &scenario.cuts).map_err(|why| format!("{why}\n{script}"))?;
+    let batch = runtime.block_on(batch_rows(&home, &case, &query.over_tables()))?;
     let watermark = timestamp(FAR_FUTURE_MS - DELAY_SECONDS * 1000);
     let have = settled(query, &lines).map_err(|why| format!("{why}\n{script}"))?;
     match difference(&expected(query, &batch, &watermark), &have) {
         Some(why) => Err(format!("{why}\n{script}")),
-        None => Ok(()),
+        None => Ok(runs),
     }
 }
 
+/// Runs a script until it ends by itself, cut off after the batches `cuts` on the way. Returns the last line that was
+/// printed for each batch, in order, and the number of runs.
+fn run_in_pieces(script: &str, cuts: &BTreeSet<i64>) -> Result<(Vec<Value>, usize), String> {
+    let mut printed = BTreeMap::new();
+    let mut runs = 0;
+    loop {
+        // A batch ends one run at most, so that one more run than there are cuts is left alone.
+        let cut = (runs < cuts.len()).then(|| {
+            let cuts = cuts.clone();
+            CutOff::after(move |progress| cuts.contains(&progress.batch_id))
+        });
+        runs += 1;
+        let Run { watched, ended } = cut_off::run(script, cut.as_ref()).map_err(|why| format!("run {runs}: {why}"))?;
+        take_in(&mut printed, watched.batches()).map_err(|why| format!("run {runs}: {why}"))?;
+        if ended {
+            return Ok((printed.into_values().collect(), runs));
+        }
+    }
+}
+
+/// Takes in what one run printed. It goes on where those before it ended, or begins with their last batch again.
+///
+/// Fails where a batch is left out or comes again later, or where it is another when it comes again.
+fn take_in(printed: &mut BTreeMap<i64, Value>, lines: Vec<Value>) -> Result<(), String> {
+    for (index, line) in lines.into_iter().enumerate() {
+        let id = line["batch_id"].as_i64().unwrap();
+        let next = printed.last_key_value().map_or(0, |(last, _)| last + 1);
+        let rows = |line: &Value| bag(line["rows"].as_array().unwrap());
+        match printed.get(&id) {
+            None if id == next => {}
+            Some(before) if index == 0 && id + 1 == next => {
+                if let Some(why) = difference(&rows(before), &rows(&line)) {
+                    return Err(format!("batch {id} is another when it runs again: {why}"));
+                }
+            }
+            _ => return Err(format!("batch {id} where batch {next} was next")),
+        }
+        printed.insert(id, line);
+    }
+    Ok(())
+}
+
 /// Returns the rows the SQL gives over tables that hold all rows of all files.
-async fn batch_rows(home: &Home, case: &Case, sql: &str) -> Result<Vec<Value>, String> {
+pub(crate) async fn batch_rows(home: &Home, case: &Case, sql: &str) -> Result<Vec<Value>, String> {
     let mut script = home.static_tables(case);
     for (table, files) in &case.streams {
         let path = home.path(&format!("all_{table}.json"));
@@ -264,18 +314,26 @@ pub(crate) fn config() -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// A runtime with two workers, one for all cases of a test.
-pub(crate) fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
 #[test]
 fn a_stream_amounts_to_its_batch() {
     let runtime = runtime();
-    let test = |scenario: Scenario| runtime.block_on(judge(&scenario)).map_err(TestCaseError::fail);
+    let test = |scenario: Scenario| judge(&runtime, &scenario).map(|_| ()).map_err(TestCaseError::fail);
     if let Err(failure) = TestRunner::new(config()).run(&scenarios(), test) {
         panic!("{failure}");
     }
+}
+
+/// A source that is no matter of dice: forty rows in four files, one of them empty.
+fn fixed_source(from: i64) -> Vec<Vec<Event>> {
+    let event = |number: i64| Event {
+        at_ms: Some(number * 7919 % SPAN_MS),
+        k: [None, Some("a"), Some("b"), Some("c")][usize::try_from(number % 4).unwrap()],
+        v: (number % 6 != 5).then_some(number * 13 % 23 - 3),
+        d: f64::from(i32::try_from(number * 31 % 80).unwrap() - 40) / 4.0,
+    };
+    let mut files = split((from..from + 40).map(event).collect(), vec![7, 7, 20]);
+    files.last_mut().unwrap().push(Event::far_future());
+    files
 }
 
 /// Every query of the lists is asked at least once, whatever the dice say.
@@ -293,24 +351,62 @@ fn every_listed_query_amounts_to_its_batch() {
         queries.push(Query::grouped(JOIN_THEN_WINDOW, mode, &["ws", "we", "name"], Some("we")));
         queries.push(Query::grouped(UNION_THEN_WINDOW, mode, &["ws", "we", "g0"], Some("we")));
     }
-    let event = |number: i64| Event {
-        at_ms: Some(number * 7919 % SPAN_MS),
-        k: [None, Some("a"), Some("b"), Some("c")][usize::try_from(number % 4).unwrap()],
-        v: (number % 6 != 5).then_some(number * 13 % 23 - 3),
-        d: f64::from(i32::try_from(number * 31 % 80).unwrap() - 40) / 4.0,
-    };
-    let source = |from: i64| {
-        let mut files = split((from..from + 40).map(event).collect(), vec![7, 7, 20]);
-        files.last_mut().unwrap().push(Event::far_future());
-        files
-    };
     let runtime = runtime();
     let mut wrong = Vec::new();
     for query in queries {
-        let scenario = Scenario { query, ev: source(1), ev2: source(100) };
-        if let Err(why) = runtime.block_on(judge(&scenario)) {
+        let scenario = Scenario { query, ev: fixed_source(1), ev2: fixed_source(100), cuts: BTreeSet::new() };
+        if let Err(why) = judge(&runtime, &scenario) {
             wrong.push(format!("[{}] {why}", scenario.query.mode));
         }
     }
     assert!(wrong.is_empty(), "{} queries differ from their batch:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// A stream that is never cut off would amount to its batch as well.
+#[test]
+fn a_stream_is_cut_off_on_the_way() {
+    let runtime = runtime();
+    for mode in ["append", "update", "complete"] {
+        let query = Query::grouped(UNION_THEN_WINDOW, mode, &["ws", "we", "g0"], Some("we"));
+        let cuts = (0..7).collect();
+        let runs = judge(&runtime, &Scenario { query, ev: fixed_source(1), ev2: fixed_source(100), cuts });
+        assert!(runs.as_ref().is_ok_and(|runs| *runs > 1), "[{mode}] {runs:?}");
+    }
+}
+
+/// A comparison that cannot fail proves nothing.
+mod checks {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lines(ids: &[i64]) -> Vec<Value> {
+        ids.iter().map(|id| json!({"batch_id": id, "rows": [{"n": id}]})).collect()
+    }
+
+    #[test]
+    fn runs_go_on_where_the_last_one_ended() {
+        let mut printed = BTreeMap::new();
+        for ids in [&[0, 1][..], &[1, 2], &[], &[3], &[3]] {
+            assert_eq!(take_in(&mut printed, lines(ids)), Ok(()), "{ids:?}");
+        }
+        assert_eq!(printed.into_values().collect::<Vec<_>>(), lines(&[0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn a_batch_that_is_left_out_or_comes_too_late_again_is_seen() {
+        for ids in [&[3][..], &[0], &[1, 1], &[2, 1], &[2, 4]] {
+            let mut printed = BTreeMap::new();
+            take_in(&mut printed, lines(&[0, 1])).unwrap();
+            assert!(take_in(&mut printed, lines(ids)).is_err(), "{ids:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_another_when_it_runs_again_is_seen() {
+        let mut printed = BTreeMap::new();
+        take_in(&mut printed, lines(&[0, 1])).unwrap();
+        let other = vec![json!({"batch_id": 1, "rows": [{"n": 2}]})];
+        assert!(take_in(&mut printed, other).unwrap_err().contains("batch 1 is another"));
+    }
 }

@@ -1,13 +1,29 @@
-//! What Spark 4.3.0 answered, batch by batch: every case of `tests/fixtures/spark` whose operators exist here.
-//!
-//! Sessions, joins of two streams and windows over windows have fixtures there, too, and get a line in the list below
-//! together with their operators.
+//! What Spark 4.3.0 answered, batch by batch: every case of `tests/fixtures/spark`, a file a kind of query.
 
-use crate::case::{Case, all_agree, load};
+use std::collections::BTreeSet;
+use std::fs;
 
-/// The kinds of cases that are held against Spark.
-pub(crate) const KINDS: [&str; 7] =
-    ["by_time_key", "distinct", "sliding", "stateless", "static_join", "tumbling", "unwindowed"];
+use crate::case::{Case, all_agree, fixture, load};
+
+/// The kinds of cases, each a test below.
+pub(crate) const KINDS: [&str; 16] = [
+    "by_time_key",
+    "chain",
+    "deduplication",
+    "distinct",
+    "filter",
+    "session",
+    "session_by_row",
+    "sliding",
+    "stateless",
+    "static_join",
+    "stream_join",
+    "stream_join_forms",
+    "tumbling",
+    "unwindowed",
+    "window_join",
+    "window_of_window",
+];
 
 /// Reads the cases of one kind.
 pub(crate) fn cases(kind: &str) -> Vec<Case> {
@@ -31,6 +47,11 @@ async fn distinct() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn session() {
+    agrees("session").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sliding() {
     agrees("sliding").await;
 }
@@ -46,6 +67,11 @@ async fn static_join() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stream_join() {
+    agrees("stream_join").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tumbling() {
     agrees("tumbling").await;
 }
@@ -53,4 +79,47 @@ async fn tumbling() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unwindowed() {
     agrees("unwindowed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn window_of_window() {
+    agrees("window_of_window").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chain() {
+    agrees("chain").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deduplication() {
+    agrees("deduplication").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filter() {
+    agrees("filter").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_by_row() {
+    agrees("session_by_row").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_join_forms() {
+    agrees("stream_join_forms").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn window_join() {
+    agrees("window_join").await;
+}
+
+#[test]
+fn no_kind_is_forgotten() {
+    let entries = fs::read_dir(fixture("spark")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let there: BTreeSet<String> = names.map(|name| name.strip_suffix(".json").unwrap().to_string()).collect();
+    assert_eq!(there, BTreeSet::from(KINDS.map(String::from)));
 }

@@ -3,32 +3,24 @@
 //!
 //! The answer is what each console printed batch by batch, the rows of each table of files (as its manifest lists them
 //! and as they lie in the directory), how many rows each batch read and wrote, and what the script's own SELECTs
-//! showed. To cut a run off, its whole runtime is torn down as soon as a batch is reported, wherever the other tasks
-//! stand then; the next run has nothing but what is on disk.
+//! showed. How a run is cut off is said in [`super::cut_off`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use millstream::options::Options;
-use millstream::query::listener::StreamingQueryListener;
-use millstream::query::progress::StreamingQueryProgress;
 use millstream::sql::script::{Piece, split_script};
-use millstream::sql::statement::{Statement, TableDefinition, parse_statement};
+use millstream::sql::statement::{FlowClauses, Statement, TableDefinition, parse_statement};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Notify;
 
 use crate::answer::{Answer, Bag, answer, difference, first_difference};
 use crate::case::literal;
+use crate::cut_off::{self, CutOff, Run, runtime};
 use crate::disk::Table;
 use crate::watched::Watched;
-
-/// How long a run may take, and how long a runtime may take to go.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// More runs than any script has batches.
 const MOST_RUNS: usize = 200;
@@ -44,6 +36,8 @@ struct Script {
     tables: BTreeMap<String, TableDefinition>,
     /// The flows, and the tables that they write.
     flows: BTreeMap<String, String>,
+    /// The tables that they write their late rows to.
+    late_tables: BTreeSet<String>,
     /// The flows whose checkpoint outlives the process.
     durable: BTreeSet<String>,
 }
@@ -60,6 +54,7 @@ impl Script {
             pieces: Vec::new(),
             tables: BTreeMap::new(),
             flows: BTreeMap::new(),
+            late_tables: BTreeSet::new(),
             durable: BTreeSet::new(),
         };
         for piece in split_script(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display())) {
@@ -76,13 +71,14 @@ impl Script {
             Statement::CreateStreamingTable(create) => {
                 let name = create.table.name.table().to_string();
                 self.note_table(create.table);
-                self.note_flow(&name, &name, create.clauses.checkpoint.is_some());
+                self.note_flow(&name, &name, &create.clauses);
             }
             Statement::CreateFlow(create) => {
-                let has_checkpoint = create.clauses.checkpoint.is_some();
-                self.note_flow(&create.name, create.insert.target.table(), has_checkpoint);
+                self.note_flow(&create.name, create.insert.target.table(), &create.clauses);
             }
-            Statement::Insert(insert) => self.note_flow(insert.target.table(), insert.target.table(), false),
+            Statement::Insert(insert) => {
+                self.note_flow(insert.target.table(), insert.target.table(), &FlowClauses::default());
+            }
             // It is kept in memory, under its own name.
             Statement::CreateMaterializedView(create) => {
                 self.flows.insert(create.table.name.table().to_string(), String::new());
@@ -95,12 +91,15 @@ impl Script {
         self.tables.insert(table.name.table().to_string(), table);
     }
 
-    fn note_flow(&mut self, name: &str, target: &str, has_checkpoint: bool) {
+    fn note_flow(&mut self, name: &str, target: &str, clauses: &FlowClauses) {
         self.flows.insert(name.to_string(), target.to_string());
+        let late_table = clauses.late_rows_into.as_ref().map(|table| table.table().to_string());
+        let on_disk = |table: &str| self.tables[table].location.is_some();
         // A table of files has the checkpoint beside its files where nothing else is said.
-        if has_checkpoint || self.tables[target].location.is_some() {
+        if clauses.checkpoint.is_some() || on_disk(target) || late_table.as_deref().is_some_and(on_disk) {
             self.durable.insert(name.to_string());
         }
+        self.late_tables.extend(late_table);
     }
 
     /// Gives a checkpoint to the flows that would have none on disk: those that print, and those that write nowhere. A
@@ -130,7 +129,7 @@ impl Script {
 
     /// Returns the tables of files that flows write, by their names.
     fn written(&self) -> BTreeMap<String, Table> {
-        let targets: BTreeSet<&String> = self.flows.values().collect();
+        let targets: BTreeSet<&String> = self.flows.values().chain(&self.late_tables).collect();
         let tables = self.tables.iter().filter(|(name, _)| targets.contains(name));
         let written = |(name, table): (&String, &TableDefinition)| {
             let location = PathBuf::from(table.location.clone()?);
@@ -152,13 +151,7 @@ impl Script {
     fn run_in_pieces(&self) -> Result<Outputs, String> {
         let mut outputs = Outputs::default();
         for run in 0..MOST_RUNS {
-            let cut = Arc::new(CutOff {
-                durable: self.durable.clone(),
-                most: run + 1,
-                seen: Mutex::default(),
-                now: Notify::new(),
-            });
-            if self.run_once(Some(&cut), &mut outputs).map_err(|why| format!("run {run}: {why}"))? {
+            if self.run_once(Some(&self.cut_off(run + 1)), &mut outputs).map_err(|why| format!("run {run}: {why}"))? {
                 if run == 0 {
                     return Err("it was never cut off".to_string());
                 }
@@ -169,39 +162,28 @@ impl Script {
         Err(format!("it has not ended after {MOST_RUNS} runs"))
     }
 
-    /// Runs the script until it ends (then true) or is cut off, on a runtime that is gone afterwards.
+    /// Runs the script until it ends (then true) or is cut off.
     fn run_once(&self, cut: Option<&Arc<CutOff>>, outputs: &mut Outputs) -> Result<bool, String> {
-        let listeners = cut.map(|cut| Arc::clone(cut) as Arc<dyn StreamingQueryListener>);
-        let watched = Watched::with_listeners(listeners.into_iter().collect());
-        let text = self.text();
-        let runtime = runtime();
-        let running = async {
-            let cut_off = async {
-                match cut {
-                    Some(cut) => cut.now.notified().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                () = cut_off => None,
-                end = tokio::time::timeout(PATIENCE, watched.session.run_script(&text)) => Some(end),
-            }
-        };
-        let end = runtime.block_on(running);
-        // Every task ends at its next await, in the middle of whatever it does. What holds a thread is waited for: of a
-        // process that was killed no thread goes on either.
-        runtime.shutdown_timeout(PATIENCE);
+        let Run { watched, ended } = cut_off::run(&self.text(), cut)?;
         outputs.add(&watched)?;
-        match end {
-            None => Ok(false),
-            Some(Err(_)) => Err(format!("no end in {} s", PATIENCE.as_secs())),
-            Some(Ok(Err(error))) => Err(format!("failed: {error}")),
-            Some(Ok(Ok(()))) => {
-                outputs.text = watched.text();
-                Ok(true)
-            }
+        if ended {
+            outputs.text = watched.text();
         }
+        Ok(ended)
+    }
+
+    /// Says when a run is to be cut off: after the first batch of a flow that goes on from its checkpoint; after `most`
+    /// where a flow begins again, which would never get past its first batch otherwise.
+    fn cut_off(&self, most: usize) -> Arc<CutOff> {
+        let durable = self.durable.clone();
+        let mut seen = BTreeMap::<String, usize>::new();
+        CutOff::after(move |progress| {
+            let flow = progress.name.clone().unwrap_or_default();
+            let most = if durable.contains(&flow) { 1 } else { most };
+            let count = seen.entry(flow).or_default();
+            *count += 1;
+            *count >= most
+        })
     }
 
     fn read_tables(&self, outputs: &mut Outputs) -> Result<(), String> {
@@ -213,39 +195,10 @@ impl Script {
     }
 }
 
-fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
 /// Spells options as they stand in SQL.
 fn spelled(options: &Options) -> String {
     let pairs: Vec<String> = options.iter().map(|(name, value)| format!("'{name}' '{value}'")).collect();
     pairs.join(", ")
-}
-
-/// Says when a run is to be cut off: after the first batch of a flow that goes on from its checkpoint; after one batch
-/// more each time where a flow begins again, since it would never get past its first batch otherwise.
-struct CutOff {
-    durable: BTreeSet<String>,
-    most: usize,
-    seen: Mutex<BTreeMap<String, usize>>,
-    now: Notify,
-}
-
-impl StreamingQueryListener for CutOff {
-    fn on_query_progress(&self, progress: &StreamingQueryProgress) {
-        if !progress.ran_batch() {
-            return;
-        }
-        let flow = progress.name.clone().unwrap_or_default();
-        let most = if self.durable.contains(&flow) { 1 } else { self.most };
-        let mut seen = self.seen.lock().unwrap();
-        let count = seen.entry(flow).or_default();
-        *count += 1;
-        if *count >= most {
-            self.now.notify_one();
-        }
-    }
 }
 
 /// What a script gave.
@@ -377,6 +330,16 @@ fn basics() {
 }
 
 #[test]
+fn chains() {
+    all_agree("sql/chains");
+}
+
+#[test]
+fn deduplication() {
+    all_agree("sql/deduplication");
+}
+
+#[test]
 fn joins() {
     all_agree("sql/joins");
 }
@@ -400,10 +363,11 @@ fn quickstart() {
 
 #[test]
 fn no_script_is_forgotten() {
-    let run = ["sql/basics/", "sql/joins/", "sql/outputs/", "sql/windows/", "sql/quickstart.sql"];
+    let folders = ["sql/basics/", "sql/chains/", "sql/deduplication/", "sql/joins/", "sql/outputs/", "sql/windows/"];
     for script in scripts_below(Path::new("sql")) {
         let name = script.display().to_string();
-        assert!(run.iter().any(|place| name.starts_with(place)), "{name} is run by no test of this file");
+        let is_run = name == "sql/quickstart.sql" || folders.iter().any(|folder| name.starts_with(folder));
+        assert!(is_run, "{name} is run by no test of this file");
     }
 }
 

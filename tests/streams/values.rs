@@ -1,4 +1,6 @@
 //! How values behave: the rows of ARCHITECTURE's table «Where values differ from Spark», each held to what it says.
+//!
+//! CSV has a file of its own ([`super::csv_values`]).
 
 use datafusion::arrow::util::display::array_value_to_string;
 use millstream::session::Session;
@@ -57,4 +59,19 @@ async fn text_and_time() {
 async fn on_a_clash_of_names_sparks_function_wins() {
     assert_eq!(one("SELECT coalesce(concat('a', NULL), 'null')").await, "null");
     assert_eq!(one("SELECT substring('Spark', 0, 2)").await, "Sp");
+}
+
+#[tokio::test]
+async fn spellings_of_spark() {
+    assert_eq!(one("SELECT 'stream' RLIKE '^st' AND 'stream' NOT REGEXP '^x'").await, "true");
+    let later = "TIMESTAMP '2026-01-01 00:00:00' + INTERVAL '1 12:30:00' DAY TO SECOND";
+    assert_eq!(one(&format!("SELECT {later} = TIMESTAMP '2026-01-02 12:30:00'")).await, "true");
+    let lists = "(SELECT k, CASE WHEN k = 1 THEN make_array(10, 20) END AS l FROM (VALUES (1), (2)) AS x(k)) AS t";
+    let flat = |rows: Vec<Vec<String>>| rows.into_iter().map(|row| row.join(" ")).collect::<Vec<_>>();
+    let exploded = rows(&format!("SELECT t.k, v.c FROM {lists} LATERAL VIEW explode(l) v AS c ORDER BY k, c")).await;
+    assert_eq!(flat(exploded.unwrap()), ["1 10", "1 20"]);
+    let outer = format!("SELECT k, coalesce(c, -1) FROM {lists} LATERAL VIEW OUTER explode(l) v AS c ORDER BY k, c");
+    assert_eq!(flat(rows(&outer).await.unwrap()), ["1 10", "1 20", "2 -1"]);
+    let outer = format!("SELECT k, explode_outer(l) AS c FROM {lists} ORDER BY k, c");
+    assert_eq!(flat(rows(&outer).await.unwrap()), ["1 10", "1 20", "2 "]);
 }

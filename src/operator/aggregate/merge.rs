@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{concat, filter, take};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use datafusion::common::Result as PlanResult;
 
 use super::AggregateSpec;
 use super::partial::PartialStates;
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::{EventKey, TIMELESS, window_array};
+use crate::operator::exchange::{concat_all, filter_all, take_all};
+use crate::operator::stateful::LaneCounts;
 use crate::sink::OutputMode;
-use crate::state::{KeyedTables, LaneStore, keyless_lane};
+use crate::state::{KeyedTables, keyless_lane};
 
 /// Rows of one table on their way out: keys and states, not yet evaluated.
 struct Leaving {
@@ -30,51 +31,32 @@ pub(super) async fn run_lane(
     lane: usize,
     came: Vec<PartialStates>,
 ) -> PlanResult<Vec<RecordBatch>> {
-    let store = Arc::clone(&batch.state.stores[spec.operator][lane]);
-    let mut store = store.lock().await;
+    let state = Arc::clone(&batch.state.stores[spec.operator][lane]);
+    let mut state = state.lock().await;
     let started_ms = batch.clock.now_ms();
-    let mut lane_work = Lane { spec, widths: widths(spec)?, updated: 0, removed: 0 };
+    let mut lane_work = Lane { spec, widths: spec.widths()?, updated: 0, removed: 0 };
 
-    let touched = lane_work.merge_all(&mut store.tables, came, lane == keyless_lane(batch.state.lanes))?;
+    let tables = state.keyed()?;
+    let touched = lane_work.merge_all(tables, came, lane == keyless_lane(batch.state.lanes))?;
     let merged_ms = batch.clock.now_ms();
     let expired = match batch.mode {
         OutputMode::Complete => Vec::new(),
-        _ => lane_work.evict(&mut store.tables, batch.watermarks[spec.operator].eviction_us)?,
+        _ => lane_work.evict(tables, batch.watermarks[spec.operator].eviction_us)?,
     };
     let leaving = match batch.mode {
         OutputMode::Append => expired,
         OutputMode::Update => touched,
-        OutputMode::Complete => lane_work.everything(&store.tables)?,
+        OutputMode::Complete => lane_work.everything(tables)?,
     };
-    let evicted_ms = batch.clock.now_ms();
-    commit(spec, batch, lane, &mut store).await?;
-    {
-        let mut report = batch.report();
-        let report = &mut report.operators[spec.operator];
-        report.rows_total += store.tables.row_count() as u64;
-        report.memory_bytes += store.tables.memory_bytes() as u64;
-        report.rows_updated += lane_work.updated as u64;
-        report.rows_removed += lane_work.removed as u64;
-        report.updates_ms += (merged_ms - started_ms).max(0) as u64;
-        report.removals_ms += (evicted_ms - merged_ms).max(0) as u64;
-        report.commit_ms += (batch.clock.now_ms() - evicted_ms).max(0) as u64;
-        report.files.insert(lane, store.files().to_vec());
-    }
-    drop(store);
+    let counts = LaneCounts {
+        updated: lane_work.updated,
+        removed: lane_work.removed,
+        oldest_us: lane_work.oldest(tables),
+        at_ms: [started_ms, merged_ms, batch.clock.now_ms()],
+    };
+    batch.commit_lane(spec.operator, lane, &mut state, counts).await?;
+    drop(state);
     leaving.into_iter().map(|rows| lane_work.output(rows)).collect()
-}
-
-async fn commit(spec: &AggregateSpec, batch: &BatchContext, lane: usize, store: &mut LaneStore) -> PlanResult<()> {
-    let version = batch.batch_id + 1;
-    store
-        .commit(batch.state.store.as_ref(), version, batch.run)
-        .await
-        .map_err(|e| e.context(format!("state of operator {} in lane {lane}", spec.operator)))?;
-    Ok(())
-}
-
-fn widths(spec: &AggregateSpec) -> PlanResult<Vec<usize>> {
-    spec.functions.iter().map(|f| Ok(f.state_fields()?.len())).collect()
 }
 
 struct Lane<'a> {
@@ -113,8 +95,8 @@ impl Lane<'_> {
         if came.is_empty() {
             came.push(PartialStates { table, keys: Vec::new(), states: self.no_rows()?, rows: 1 });
         }
-        let came_keys = concat_columns(came.iter().map(|c| c.keys.as_slice()))?;
-        let came_states = concat_columns(came.iter().map(|c| c.states.as_slice()))?;
+        let came_keys = concat_all(came.iter().map(|c| c.keys.as_slice()))?;
+        let came_states = concat_all(came.iter().map(|c| c.states.as_slice()))?;
         let rows: usize = came.iter().map(|c| c.rows).sum();
         let groups = tables.intern(table, &came_keys, rows)?;
 
@@ -131,8 +113,7 @@ impl Lane<'_> {
             accumulators.merge(&came_states, &touched.places, touched.groups.len(), &self.widths)?;
             accumulators.state()?
         };
-        let keys: Vec<ArrayRef> =
-            came_keys.iter().map(|k| take(k, &touched.first_rows, None)).collect::<Result<_, _>>()?;
+        let keys = take_all(&came_keys, &touched.first_rows)?;
         let touched = touched.groups;
         self.updated += touched.len();
         tables.put(table, &touched, keys.clone(), states.clone())?;
@@ -188,9 +169,17 @@ impl Lane<'_> {
         if expired.true_count() == 0 {
             return Ok(None);
         }
-        tables.remove(table, &expired)?;
-        let pick = |columns: Vec<ArrayRef>| columns.iter().map(|c| filter(c, &expired)).collect::<Result<Vec<_>, _>>();
-        Ok(Some(Leaving { table, keys: pick(keys)?, states: pick(states)?, rows: expired.true_count() }))
+        let groups = tables.groups(table);
+        let gone: Vec<usize> = (0..groups.len()).filter(|row| expired.value(*row)).map(|row| groups[row]).collect();
+        tables.remove(table, &gone)?;
+        let (keys, states) = (filter_all(&keys, &expired)?, filter_all(&states, &expired)?);
+        Ok(Some(Leaving { table, keys, states, rows: expired.true_count() }))
+    }
+
+    /// When the first table expires (for bare event times: begins to) that ever does.
+    fn oldest(&self, tables: &KeyedTables) -> Option<i64> {
+        let key = self.spec.event_key.filter(|_| self.spec.watermarked)?;
+        tables.first_table_after(TIMELESS).map(|table| key.expires_us(table))
     }
 
     fn everything(&self, tables: &KeyedTables) -> PlanResult<Vec<Leaving>> {
@@ -270,17 +259,4 @@ impl Touched {
             first_rows: order.iter().map(|i| first_rows[*i]).collect(),
         })
     }
-}
-
-fn concat_columns<'a>(pieces: impl Iterator<Item = &'a [ArrayRef]> + Clone) -> PlanResult<Vec<ArrayRef>> {
-    let width = pieces.clone().next().map_or(0, <[ArrayRef]>::len);
-    (0..width)
-        .map(|column| {
-            let parts: Vec<&dyn Array> = pieces.clone().map(|p| p[column].as_ref()).collect();
-            if let [only] = pieces.clone().collect::<Vec<_>>().as_slice() {
-                return Ok(Arc::clone(&only[column]));
-            }
-            Ok(concat(&parts)?)
-        })
-        .collect()
 }

@@ -9,30 +9,25 @@
 //! input p1 ──► fresh tables ─┴───────────────────────┴─► lane 1: merge, evict, delta ──► rows
 //! ```
 
-use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
-use datafusion::common::{DataFusionError, Result as PlanResult, internal_datafusion_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::common::Result as PlanResult;
 use datafusion::logical_expr::GroupsAccumulator;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr, PlanProperties,
-};
+use datafusion::physical_plan::PhysicalExpr;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
-use futures::{StreamExt, TryStreamExt};
-use tokio::task::JoinSet;
 
-use super::batch_context::{BatchContext, node_id};
 use super::event_time::EventKey;
-use super::leaf::{plain_node, properties};
-use crate::state::KeyedTables;
+use super::stateful::{LaneWork, StatefulOperator};
+use crate::state::{DEFAULT_STORE, KeyedTables, NamedTables};
 
 mod merge;
 mod partial;
+
+pub(super) use partial::{arguments, filters};
 
 /// What an aggregate computes: shared by all its tasks.
 #[derive(Debug, Clone)]
@@ -83,20 +78,17 @@ impl AggregateSpec {
         Ok(fields)
     }
 
-    /// Makes the empty tables of this operator's state.
-    ///
-    /// # Errors
-    /// As [`AggregateSpec::value_fields`].
-    pub fn tables(&self) -> PlanResult<KeyedTables> {
-        Ok(KeyedTables::new(&self.key_fields(), &self.value_fields()?))
-    }
-
     /// Whether there is always exactly one group, rows or none.
     fn is_global(&self) -> bool {
         self.groups.is_empty() && self.grouping_sets.is_none()
     }
 
-    fn accumulators(&self) -> PlanResult<Accumulators> {
+    /// How many state columns each function has.
+    pub(super) fn widths(&self) -> PlanResult<Vec<usize>> {
+        self.functions.iter().map(|f| Ok(f.state_fields()?.len())).collect()
+    }
+
+    pub(super) fn accumulators(&self) -> PlanResult<Accumulators> {
         self.functions.iter().map(accumulator).collect::<PlanResult<_>>().map(Accumulators)
     }
 }
@@ -110,13 +102,27 @@ fn accumulator(function: &Arc<AggregateFunctionExpr>) -> PlanResult<Box<dyn Grou
 }
 
 /// One accumulator a function, all over the same groups.
-struct Accumulators(Vec<Box<dyn GroupsAccumulator>>);
+pub(super) struct Accumulators(Vec<Box<dyn GroupsAccumulator>>);
 
 impl Accumulators {
-    /// Merges rows of state columns; row i goes to `groups[i]` of `total`.
-    fn merge(
+    /// Adds rows of the functions' arguments; row i goes to `groups[i]` of `total`.
+    pub(super) fn update(
         &mut self,
-        states: &[datafusion::arrow::array::ArrayRef],
+        arguments: &[Vec<ArrayRef>],
+        filters: &[Option<BooleanArray>],
+        groups: &[usize],
+        total: usize,
+    ) -> PlanResult<()> {
+        for ((accumulator, arguments), filter) in self.0.iter_mut().zip(arguments).zip(filters) {
+            accumulator.update_batch(arguments, groups, filter.as_ref(), total)?;
+        }
+        Ok(())
+    }
+
+    /// Merges rows of state columns; row i goes to `groups[i]` of `total`.
+    pub(super) fn merge(
+        &mut self,
+        states: &[ArrayRef],
         groups: &[usize],
         total: usize,
         widths: &[usize],
@@ -129,7 +135,7 @@ impl Accumulators {
         Ok(())
     }
 
-    fn state(&mut self) -> PlanResult<Vec<datafusion::arrow::array::ArrayRef>> {
+    pub(super) fn state(&mut self) -> PlanResult<Vec<ArrayRef>> {
         let mut columns = Vec::new();
         for accumulator in &mut self.0 {
             columns.extend(accumulator.state(datafusion::logical_expr::EmitTo::All)?);
@@ -137,106 +143,61 @@ impl Accumulators {
         Ok(columns)
     }
 
-    fn evaluate(&mut self) -> PlanResult<Vec<datafusion::arrow::array::ArrayRef>> {
+    pub(super) fn evaluate(&mut self) -> PlanResult<Vec<ArrayRef>> {
         self.0.iter_mut().map(|a| a.evaluate(datafusion::logical_expr::EmitTo::All)).collect()
     }
 }
 
 /// Aggregates a stream, remembering between batches.
 #[derive(Debug)]
-pub struct StatefulAggregateExec {
-    spec: Arc<AggregateSpec>,
-    input: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
-}
+pub struct StatefulAggregate(pub Arc<AggregateSpec>);
 
-impl StatefulAggregateExec {
-    /// Makes the operator with `partitions` output partitions; partition p serves the lanes l with l mod partitions = p.
-    pub fn new(spec: Arc<AggregateSpec>, input: Arc<dyn ExecutionPlan>, partitions: usize) -> Self {
-        let properties = properties(Arc::clone(&spec.schema), partitions);
-        Self { spec, input, properties }
+#[async_trait]
+impl StatefulOperator for StatefulAggregate {
+    fn id(&self) -> usize {
+        self.0.operator
     }
 
-    /// Returns what it computes.
-    pub fn spec(&self) -> &AggregateSpec {
-        &self.spec
+    fn name(&self) -> &'static str {
+        "StatefulAggregateExec"
     }
 
-    fn over(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let partitions = self.properties.output_partitioning().partition_count();
-        Ok(Arc::new(Self::new(Arc::clone(&self.spec), children.swap_remove(0), partitions)))
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.0.schema)
     }
-}
 
-impl DisplayAs for StatefulAggregateExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups: Vec<String> = self.spec.groups.iter().map(ToString::to_string).collect();
-        let functions: Vec<&str> = self.spec.functions.iter().map(|a| a.name()).collect();
-        write!(
-            f,
-            "StatefulAggregateExec: operator={}, groups=[{}], functions=[{}], event_key={:?}",
-            self.spec.operator,
+    fn stores(&self) -> PlanResult<Vec<NamedTables>> {
+        let tables = KeyedTables::new(&self.0.key_fields(), &self.0.value_fields()?);
+        let tables = match self.0.event_key {
+            Some(EventKey::Window(_, window)) => tables.of_windows(window.size_us),
+            _ => tables,
+        };
+        Ok(vec![NamedTables::new(DEFAULT_STORE, tables)])
+    }
+
+    fn details(&self) -> String {
+        let groups: Vec<String> = self.0.groups.iter().map(ToString::to_string).collect();
+        let functions: Vec<&str> = self.0.functions.iter().map(|a| a.name()).collect();
+        format!(
+            "groups=[{}], functions=[{}], event_key={:?}",
             groups.join(", "),
             functions.join(", "),
-            self.spec.event_key
+            self.0.event_key
         )
     }
-}
 
-impl ExecutionPlan for StatefulAggregateExec {
-    plain_node!("StatefulAggregateExec");
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
+    async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
+        let LaneWork { batch, mut inputs, context, lanes } = work;
+        let (spec, input) = (Arc::clone(&self.0), inputs.swap_remove(0));
+        let dealt = batch
+            .share(spec.operator, 0, || partial::aggregate_all(Arc::clone(&spec), input, Arc::clone(&batch), context))
+            .await?;
+        let mut rows: Vec<RecordBatch> = Vec::new();
+        for lane in lanes {
+            rows.extend(merge::run_lane(&spec, &batch, lane, dealt.take(lane)).await?);
+        }
+        Ok(rows)
     }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
-        let batch = BatchContext::of(&context)?;
-        let (spec, input) = (Arc::clone(&self.spec), Arc::clone(&self.input));
-        let partitions = self.properties.output_partitioning().partition_count();
-        let id = node_id(self);
-        let rows = async move {
-            let operator = spec.operator;
-            let dealt = batch
-                .share(operator, || partial::aggregate_all(Arc::clone(&spec), input, Arc::clone(&batch), context))
-                .await?;
-            let mut rows: Vec<RecordBatch> = Vec::new();
-            for lane in (partition..batch.state.lanes).step_by(partitions) {
-                rows.extend(merge::run_lane(&spec, &batch, lane, dealt.take(lane)).await?);
-            }
-            batch.finished(id, partition);
-            Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().map(Ok)))
-        };
-        let rows = futures::stream::once(rows).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.boxed())))
-    }
-}
-
-/// Runs every partition of `input` through `work`, in parallel where there are several, results in their order.
-async fn each_partition<T, F>(
-    input: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
-    work: impl Fn(SendableRecordBatchStream) -> F,
-) -> PlanResult<Vec<T>>
-where
-    T: Send + 'static,
-    F: Future<Output = PlanResult<T>> + Send + 'static,
-{
-    let partitions = input.output_partitioning().partition_count();
-    if partitions == 1 {
-        return Ok(vec![work(input.execute(0, context)?).await?]);
-    }
-    let mut tasks = JoinSet::new();
-    for partition in 0..partitions {
-        let future = work(input.execute(partition, Arc::clone(&context))?);
-        tasks.spawn(async move { future.await.map(|result| (partition, result)) });
-    }
-    let mut results = Vec::with_capacity(partitions);
-    while let Some(joined) = tasks.join_next().await {
-        results.push(joined.map_err(|e| internal_datafusion_err!("a task of the aggregate failed: {e}"))??);
-    }
-    results.sort_by_key(|(partition, _)| *partition);
-    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
 /// The grouping id of a set, as DataFusion numbers them: a bit a group expression, set where it is NULL.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
-use datafusion::arrow::compute::{cast, take};
+use datafusion::arrow::compute::{cast, take, take_record_batch};
 use datafusion::common::Result as PlanResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::EmitTo;
@@ -16,9 +16,11 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use futures::TryStreamExt;
 
-use super::{Accumulators, AggregateSpec, each_partition, grouping_id};
+use super::{Accumulators, AggregateSpec, grouping_id};
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::{EventKey, TIMELESS};
+use crate::operator::exchange::take_all;
+use crate::operator::stateful::each_partition;
 use crate::sink::OutputMode;
 use crate::state::{key_groups, lane_of};
 
@@ -49,7 +51,7 @@ pub(super) async fn aggregate_all(
     context: Arc<TaskContext>,
 ) -> PlanResult<Dealt> {
     let lanes = batch.state.lanes;
-    let per_partition = each_partition(input, context, |rows| {
+    let per_partition = each_partition(&input, &context, |rows| {
         let (spec, batch) = (Arc::clone(&spec), Arc::clone(&batch));
         aggregate_partition(spec, batch, rows)
     })
@@ -82,10 +84,6 @@ fn deal(states: PartialStates, lanes: &mut [Vec<PartialStates>]) -> PlanResult<(
     Ok(())
 }
 
-fn take_all(columns: &[ArrayRef], rows: &UInt32Array) -> PlanResult<Vec<ArrayRef>> {
-    columns.iter().map(|c| Ok(take(c, rows, None)?)).collect()
-}
-
 async fn aggregate_partition(
     spec: Arc<AggregateSpec>,
     batch: Arc<BatchContext>,
@@ -94,17 +92,18 @@ async fn aggregate_partition(
     // Complete mode keeps every group, so no row is too late for its own.
     let judged = spec.watermarked && batch.mode != OutputMode::Complete;
     let late_us = batch.watermarks[spec.operator].late_us.filter(|_| judged);
-    let mut tables = FreshTables { spec: Arc::clone(&spec), late_us, tables: BTreeMap::new(), late: 0, timeless: 0 };
+    let (spec, operator) = (Arc::clone(&spec), spec.operator);
+    let mut tables = FreshTables { spec, late_us, tables: BTreeMap::new(), late: Vec::new(), timeless: 0 };
     while let Some(rows) = rows.try_next().await? {
         fail::fail_point!("operator.mid_batch");
         tables.add(&rows)?;
+        let late = std::mem::take(&mut tables.late);
+        if !late.is_empty() {
+            batch.report().operators[operator].rows_dropped_late += late.len() as u64;
+            batch.keep_late(operator, || Ok(take_record_batch(&rows, &UInt32Array::from(late))?))?;
+        }
     }
-    {
-        let mut report = batch.report();
-        let report = &mut report.operators[spec.operator];
-        report.rows_dropped_late += tables.late;
-        report.rows_without_event_time += tables.timeless;
-    }
+    batch.report().operators[operator].rows_without_event_time += tables.timeless;
     tables.finish()
 }
 
@@ -113,7 +112,8 @@ struct FreshTables {
     spec: Arc<AggregateSpec>,
     late_us: Option<i64>,
     tables: BTreeMap<i64, FreshTable>,
-    late: u64,
+    /// Late rows of the batch of rows that was added last.
+    late: Vec<u32>,
     timeless: u64,
 }
 
@@ -178,7 +178,7 @@ impl FreshTables {
                 _ => expiry.value(row) <= watermark,
             });
             if late {
-                self.late += 1;
+                self.late.push(row as u32);
                 continue;
             }
             match &mut current {
@@ -292,10 +292,7 @@ impl FreshTable {
                 1
             }
         };
-        for ((accumulator, arguments), filter) in self.accumulators.0.iter_mut().zip(arguments).zip(filters) {
-            accumulator.update_batch(arguments, &self.groups, filter.as_ref(), total)?;
-        }
-        Ok(())
+        self.accumulators.update(arguments, filters, &self.groups, total)
     }
 
     fn finish(mut self, table: i64) -> PlanResult<PartialStates> {
@@ -310,7 +307,8 @@ impl FreshTable {
     }
 }
 
-fn arguments(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Vec<ArrayRef>>> {
+/// Evaluates the functions' arguments.
+pub(in crate::operator) fn arguments(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Vec<ArrayRef>>> {
     let count = rows.num_rows();
     let mut all = Vec::with_capacity(spec.functions.len());
     for function in &spec.functions {
@@ -327,7 +325,8 @@ fn arguments(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Vec<Arr
     Ok(all)
 }
 
-fn filters(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Option<BooleanArray>>> {
+/// Evaluates the functions' FILTER clauses.
+pub(in crate::operator) fn filters(spec: &AggregateSpec, rows: &RecordBatch) -> PlanResult<Vec<Option<BooleanArray>>> {
     let evaluate = |filter: &Option<Arc<dyn datafusion::physical_plan::PhysicalExpr>>| {
         let Some(filter) = filter else {
             return Ok(None);

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
+use super::csv::CsvWriter;
 use super::format::FileFormat;
 use crate::error::{Error, Result};
 use crate::storage::failed;
@@ -67,7 +67,7 @@ impl Write for Output {
 enum Writer {
     Parquet(Box<ArrowWriter<Output>>),
     Json(LineDelimitedWriter<BufWriter<Output>>),
-    Csv(Box<csv::Writer<Output>>),
+    Csv(CsvWriter<Output>),
 }
 
 /// A file that rows are being written to.
@@ -103,8 +103,7 @@ impl Encoder {
             }
             FileFormat::Json => Writer::Json(LineDelimitedWriter::new(BufWriter::new(output))),
             FileFormat::Csv { header, delimiter, null } => {
-                let builder = csv::WriterBuilder::new().with_header(*header).with_delimiter(*delimiter);
-                Writer::Csv(Box::new(builder.with_null(null.clone()).build(output)))
+                Writer::Csv(CsvWriter::new(output, *header, *delimiter, null.clone()))
             }
         };
         Ok(Self { path: path.to_path_buf(), progress, writer, rows: 0 })

@@ -25,7 +25,7 @@ const OPTIONS: &[&str] = &[
     "nullValue",
 ];
 
-/// What a table may say for those who read it as a stream: nothing to the sink.
+/// What a table may say for those who read it: nothing to the sink.
 const READING_OPTIONS: &[&str] = &[
     "maxFilesPerTrigger",
     "maxBytesPerTrigger",
@@ -34,9 +34,12 @@ const READING_OPTIONS: &[&str] = &[
     "maxFileAge",
     "cleanSource",
     "sourceArchiveDir",
+    "idleTimeout",
     "readers",
+    "refreshInterval",
     "mode",
     "columnNameOfCorruptRecord",
+    "multiLine",
 ];
 
 /// How rows become bytes.
@@ -44,7 +47,7 @@ const READING_OPTIONS: &[&str] = &[
 pub(super) enum FileFormat {
     Parquet(Compression),
     Json,
-    Csv { header: bool, delimiter: u8, null: String },
+    Csv { header: bool, delimiter: char, null: String },
 }
 
 /// Everything that a file sink was told.
@@ -153,14 +156,19 @@ fn csv(options: &Options) -> Result<FileFormat> {
     let delimiter =
         ["sep", "delimiter", "format.delimiter"].into_iter().find_map(|name| Some((name, options.get(name)?)));
     let delimiter = match delimiter {
-        None => b',',
-        Some((_, "\\t")) => b'\t',
+        None => ',',
+        Some((_, "\\t")) => '\t',
         Some((name, value)) => match value.as_bytes() {
-            [byte] if byte.is_ascii() => *byte,
-            _ => return Err(bad_value(name, value, "one ASCII character")),
+            [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte) => char::from(*byte),
+            _ => return Err(bad_value(name, value, "one ASCII character that is no quote and no line break")),
         },
     };
-    Ok(FileFormat::Csv { header, delimiter, null: options.get("nullValue").unwrap_or_default().to_string() })
+    let null = options.get("nullValue").unwrap_or_default();
+    if null.contains([delimiter, '"', '\r', '\n']) {
+        // NULL is what stands there without quotes.
+        return Err(bad_value("nullValue", null, "a text without separators, quotes and line breaks"));
+    }
+    Ok(FileFormat::Csv { header, delimiter, null: null.to_string() })
 }
 
 fn target_file_size(options: &Options) -> Result<u64> {

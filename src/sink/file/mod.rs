@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::storage::manifest::{Manifest, ManifestFile};
 use crate::storage::{DurableStore, LocalStore, Place, blocking, create_folder};
 
+mod csv;
 mod encoder;
 mod format;
 mod partition;
@@ -89,6 +90,11 @@ impl FileSink {
     fn context(&self) -> Result<SinkContext> {
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
         context.ok_or_else(|| Error::internal("a file sink was given a batch before it was opened"))
+    }
+
+    /// From which batch on every one is in the table, or is missing.
+    fn first_batch_id(&self) -> i64 {
+        self.context.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |context| context.first_batch_id)
     }
 
     /// Removes what undecided batches of earlier runs left, once this run has decided a batch: before, a run that was
@@ -213,7 +219,7 @@ impl Sink for FileSink {
         if last >= batch_id {
             return Ok(());
         }
-        if last + 1 < batch_id {
+        if last + 1 < batch_id && batch_id > self.first_batch_id() {
             return Err(Error::corrupt(format!(
                 "{}: batch {batch_id} of query {query_id} is to be published, but the table's manifest lacks batch {}: \
                  was the directory cleared or the location changed? restore it, or start with a new checkpoint",
@@ -282,7 +288,7 @@ mod tests {
 
     async fn open(sink: &Arc<dyn Sink>, query_id: &str, next_batch_id: i64) -> Result<()> {
         let (query_id, name) = (query_id.to_string(), "delays".to_string());
-        sink.open(&SinkContext { query_id, name, run: 1, next_batch_id }).await
+        sink.open(&SinkContext { query_id, name, run: 1, next_batch_id, first_batch_id: 0 }).await
     }
 
     async fn opened(root: &Path, format: &str, partition_by: &[&str], options: &[(&str, &str)]) -> Arc<dyn Sink> {
@@ -402,7 +408,7 @@ mod tests {
         fs::write(&strangers, "").unwrap();
         let again = create(dir.path(), "json", &[], &[]).await.unwrap();
         let (query_id, name) = (QUERY.to_string(), "delays".to_string());
-        again.open(&SinkContext { query_id, name, run: 2, next_batch_id: 0 }).await.unwrap();
+        again.open(&SinkContext { query_id, name, run: 2, next_batch_id: 0, first_batch_id: 0 }).await.unwrap();
         // The first run may still be deciding the batch: what it staged stays until the second has decided one.
         assert_eq!(staged(dir.path()), 2);
         let prepared = again.prepare(SinkBatch { run: 2, ..batch(0, &[Some("JFK")]) }).await.unwrap();
@@ -423,6 +429,22 @@ mod tests {
         assert_eq!(manifest.last_batch(QUERY).await.unwrap(), Some(0));
         let error = sink.publish(2, &prepared.token).await.unwrap_err();
         assert!(error.message().contains("lacks batch 1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_sink_may_join_a_query_that_has_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = create(dir.path(), "parquet", &[], &[]).await.unwrap();
+        let (query_id, name) = (QUERY.to_string(), "delays".to_string());
+        sink.open(&SinkContext { query_id, name, run: 1, next_batch_id: 7, first_batch_id: 7 }).await.unwrap();
+        for batch_id in 7..9 {
+            let prepared = sink.prepare(batch(batch_id, &[Some("JFK")])).await.unwrap();
+            sink.publish(batch_id, &prepared.token).await.unwrap();
+        }
+        assert_eq!(visible(dir.path()).len(), 2);
+        let prepared = sink.prepare(batch(10, &[])).await.unwrap();
+        let error = sink.publish(10, &prepared.token).await.unwrap_err();
+        assert!(error.message().contains("lacks batch 9"), "{error}");
     }
 
     #[tokio::test]
@@ -484,6 +506,8 @@ mod tests {
         assert_eq!(kind(create(root, "parquet", &["origin", "n"], &[]).await), ErrorKind::InvalidQuery);
         assert_eq!(kind(create(root, "parquet", &[], &[("compresion", "zstd")]).await), ErrorKind::InvalidOption);
         assert_eq!(kind(create(root, "json", &[], &[("compression", "gzip")]).await), ErrorKind::InvalidOption);
+        assert_eq!(kind(create(root, "csv", &[], &[("sep", "\"")]).await), ErrorKind::InvalidOption);
+        assert_eq!(kind(create(root, "csv", &[], &[("nullValue", "a,b")]).await), ErrorKind::InvalidOption);
         assert_eq!(kind(create(Path::new("s3://b/t"), "json", &[], &[]).await), ErrorKind::Unsupported);
         fs::write(root.join("file"), "").unwrap();
         let sink = create(&root.join("file"), "json", &[], &[]).await.unwrap();

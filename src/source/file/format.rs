@@ -20,7 +20,7 @@ use super::parquet::read_parquet;
 use super::text::TextDecoder;
 use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
-use crate::source::ReadContext;
+use crate::source::{ReadContext, check_options};
 
 /// The formats that files are read in, by the names they are registered under.
 pub const FILE_FORMATS: &[&str] = &["json", "csv", "parquet", "text"];
@@ -56,6 +56,7 @@ const CSV_OPTIONS: &[&str] = &[
     "escape",
     "comment",
     "nullValue",
+    "multiLine",
 ];
 
 const TEXT_OPTIONS: &[&str] = &["wholetext"];
@@ -90,7 +91,7 @@ impl Kind {
                 )));
             }
         };
-        options.check_known(&format!("{format} source"), &[COMMON_OPTIONS, own_options].concat())?;
+        check_options(options, &format!("{format} source"), &[COMMON_OPTIONS, own_options].concat())?;
         Ok(kind)
     }
 }

@@ -1,4 +1,4 @@
-//! Finds a schema where none is declared, as Spark does: JSON and CSV from the first thousand lines, Parquet from the
+//! Finds a schema where none is declared, as Spark does: JSON and CSV from the first thousand rows, Parquet from the
 //! footer of the newest file.
 //!
 //! Called once, when a source or table is opened. Guards that the same files give the same schema: files are looked
@@ -13,14 +13,14 @@ use serde_json::Value;
 use super::column::{Column, timestamp_type};
 use super::csv::CsvDialect;
 use super::format::Kind;
-use super::lines::{OpenFile, first_lines};
+use super::lines::{Lines, OpenFile, first_rows};
 use super::listing::FileEntry;
 use super::parquet::read_schema;
 use crate::error::{Error, Result};
 use crate::options::Options;
 
-/// How many lines are looked at.
-const SAMPLE_LINES: usize = 1_000;
+/// How many rows are looked at.
+const SAMPLE_ROWS: usize = 1_000;
 
 /// Returns the schema of `files`: the columns in them, then those that their folders name.
 ///
@@ -96,9 +96,9 @@ fn plain_type(data_type: &DataType) -> DataType {
 }
 
 async fn json_fields(files: &[FileEntry]) -> Result<Vec<Field>> {
-    let (mut all, mut left) = (DataType::Null, SAMPLE_LINES);
+    let (mut all, mut left) = (DataType::Null, SAMPLE_ROWS);
     for file in files {
-        for line in first_lines(file, left).await? {
+        for line in first_rows(file, left, &Lines).await? {
             left -= 1;
             if let Ok(row @ Value::Object(_)) = serde_json::from_str(&line) {
                 all = merged(all, value_type(&row));
@@ -176,13 +176,13 @@ fn settled(data_type: DataType) -> DataType {
 async fn csv_fields(dialect: &CsvDialect, typed: bool, files: &[FileEntry]) -> Result<Vec<Field>> {
     let mut names: Vec<String> = Vec::new();
     let mut guesses: Vec<Guess> = Vec::new();
-    let mut left = SAMPLE_LINES;
+    let mut left = SAMPLE_ROWS;
     for file in files {
-        let lines = first_lines(file, left + 1).await?;
-        for (number, line) in lines.iter().filter(|line| !dialect.is_comment(line)).enumerate() {
+        let rows = first_rows(file, left + 1, dialect).await?;
+        for (number, row) in rows.iter().filter(|row| !dialect.is_comment(row)).enumerate() {
             let is_header = dialect.header && number == 0;
             if names.is_empty() {
-                dialect.split(line, |position, name, _| names.push(column_name(position, name, is_header)));
+                dialect.split(row, |position, name, _| names.push(column_name(position, name, is_header)));
                 for _ in &names {
                     guesses.push(Guess::new()?);
                 }
@@ -191,7 +191,7 @@ async fn csv_fields(dialect: &CsvDialect, typed: bool, files: &[FileEntry]) -> R
                 continue;
             }
             left = left.saturating_sub(1);
-            dialect.split(line, |position, text, quoted| {
+            dialect.split(row, |position, text, quoted| {
                 if let Some(guess) = guesses.get_mut(position).filter(|_| !dialect.is_null(text, quoted)) {
                     guess.narrow(text);
                 }

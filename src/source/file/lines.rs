@@ -1,7 +1,8 @@
-//! Reads a file line by line into batches: what JSON, CSV and text have in common.
+//! Reads a file row by row into batches: what JSON, CSV and text have in common.
 //!
-//! The file is fetched in pieces of a few megabytes, exactly as long as it was when it was listed, so that a batch
-//! that runs again reads the same bytes even if somebody appends to the file meanwhile.
+//! A row is a line, unless the format knows of rows that go on over several ([`RowEnds`]). The file is fetched in
+//! pieces of a few megabytes, exactly as long as it was when it was listed, so that a batch that runs again reads the
+//! same bytes even if somebody appends to the file meanwhile.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,16 +21,38 @@ use super::malformed::{Rows, Verdict};
 use crate::error::{Error, Result};
 
 /// How much of a file is fetched at once.
-const PIECE_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const PIECE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Turns one line into one row.
+/// Says where rows end.
+pub(super) trait RowEnds: Send + Sync {
+    /// Returns how many bytes of `text` its first row takes, whole lines with their ends, where the first line takes
+    /// `line_bytes`. `None` where that cannot be told before more of the file is there, and never where `is_last` says
+    /// that there is no more.
+    fn row_bytes(&self, text: &str, line_bytes: usize, is_last: bool) -> Option<usize>;
+}
+
+/// Every line is a row.
+pub(super) struct Lines;
+
+impl RowEnds for Lines {
+    fn row_bytes(&self, _text: &str, line_bytes: usize, _is_last: bool) -> Option<usize> {
+        Some(line_bytes)
+    }
+}
+
+/// Turns the text of one row into one row.
 pub(super) trait LineDecoder: Send {
     /// Reads `line` (without its end) into the columns of `rows`, at most one value each.
     fn decode(&mut self, line: &str, rows: &mut Rows) -> Verdict;
 
-    /// Returns whether a line of nothing but blanks is no row.
-    fn skips_blank_lines(&self) -> bool {
-        true
+    /// Returns what says where rows end.
+    fn row_ends(&self) -> &dyn RowEnds {
+        &Lines
+    }
+
+    /// Returns whether `line` is no row because nothing stands in it.
+    fn skips(&self, line: &str) -> bool {
+        line.trim_ascii().is_empty()
     }
 }
 
@@ -98,6 +121,11 @@ struct Pieces {
 }
 
 impl Pieces {
+    /// Returns whether all of the file was handed out.
+    fn is_at_end(&self) -> bool {
+        self.position >= self.file.size && self.carry.is_empty()
+    }
+
     /// Returns the next whole lines, or `None` at the end. Bytes that are not UTF-8 are replaced.
     async fn next(&mut self) -> Result<Option<String>> {
         loop {
@@ -126,33 +154,83 @@ impl Pieces {
             return Ok(Some(text(piece)));
         }
     }
-
-    /// Returns all there is as one text, or `None` where there is nothing.
-    async fn whole(&mut self) -> Result<Option<String>> {
-        let mut all = None;
-        while let Some(piece) = self.next().await? {
-            all.get_or_insert_with(String::new).push_str(&piece);
-        }
-        Ok(all)
-    }
 }
 
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
+/// The text of a file that was fetched, on its way into rows.
+struct Window {
+    pieces: Pieces,
+    text: String,
+    /// Where in the text the next row begins.
+    offset: usize,
+    /// How many lines were taken.
+    lines: u64,
+}
+
+impl Window {
+    fn new(file: OpenFile) -> Self {
+        Self { pieces: Pieces { file, position: 0, carry: Vec::new() }, text: String::new(), offset: 0, lines: 0 }
+    }
+
+    /// Adds the next piece of the file to what is not taken yet. False at the file's end.
+    async fn fetch(&mut self) -> Result<bool> {
+        let Some(piece) = self.pieces.next().await? else {
+            return Ok(false);
+        };
+        if self.offset == self.text.len() {
+            self.text = piece;
+        } else {
+            // A row that goes on in the piece: at most a megabyte is moved.
+            self.text.drain(..self.offset);
+            self.text.push_str(&piece);
+        }
+        self.offset = 0;
+        Ok(true)
+    }
+
+    /// Adds all there is. False where there is nothing.
+    async fn fetch_all(&mut self) -> Result<bool> {
+        let mut any = false;
+        while let Some(piece) = self.pieces.next().await? {
+            self.text.push_str(&piece);
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Takes the next row: its text without the end of its last line, and the number of its first line. `None` where
+    /// more has to be fetched first.
+    fn next_row(&mut self, ends: &dyn RowEnds) -> Option<(&str, u64)> {
+        let rest = &self.text[self.offset..];
+        if rest.is_empty() {
+            return None;
+        }
+        let line_bytes = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+        let row_bytes = ends.row_bytes(rest, line_bytes, self.pieces.is_at_end())?;
+        let row = &rest[..row_bytes];
+        let row = row.strip_suffix('\n').unwrap_or(row);
+        let line_number = self.lines + 1;
+        self.offset += row_bytes;
+        self.lines += 1;
+        if row_bytes > line_bytes {
+            self.lines += row.matches('\n').count() as u64;
+        }
+        Some((row.strip_suffix('\r').unwrap_or(row), line_number))
+    }
+}
+
 /// One file being read.
 pub(super) struct LineScan {
-    pieces: Pieces,
+    window: Window,
     decoder: Box<dyn LineDecoder>,
     rows: Rows,
     layout: Layout,
     batch_size: usize,
     /// The whole file is one line.
     whole_file: bool,
-    text: String,
-    offset: usize,
-    line_number: u64,
 }
 
 impl LineScan {
@@ -164,10 +242,7 @@ impl LineScan {
         layout: Layout,
         batch_size: usize,
     ) -> Self {
-        let pieces = Pieces { file, position: 0, carry: Vec::new() };
-        let text = String::new();
-        let batch_size = batch_size.max(1);
-        Self { pieces, decoder, rows, layout, batch_size, whole_file: false, text, offset: 0, line_number: 0 }
+        Self { window: Window::new(file), decoder, rows, layout, batch_size: batch_size.max(1), whole_file: false }
     }
 
     /// Makes the whole file one line.
@@ -188,44 +263,37 @@ impl LineScan {
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         loop {
-            self.decode_lines()?;
+            self.decode_rows()?;
             let rows = self.rows.len();
             if rows >= self.batch_size {
                 return self.finish().map(Some);
             }
-            let next = if self.whole_file { self.pieces.whole().await? } else { self.pieces.next().await? };
-            match next {
-                Some(text) => (self.text, self.offset) = (text, 0),
-                None if rows > 0 => return self.finish().map(Some),
-                None => return Ok(None),
+            let more = if self.whole_file { self.window.fetch_all().await? } else { self.window.fetch().await? };
+            if !more {
+                return if rows > 0 { self.finish().map(Some) } else { Ok(None) };
             }
         }
     }
 
-    /// Decodes lines until the batch is full or the text is used up.
-    fn decode_lines(&mut self) -> Result<()> {
+    /// Decodes rows until the batch is full or the text is used up.
+    fn decode_rows(&mut self) -> Result<()> {
         if self.whole_file {
-            if self.offset < self.text.len() {
-                self.offset = self.text.len();
-                let verdict = self.decoder.decode(&self.text, &mut self.rows);
-                self.rows.settle(verdict, &self.text, 1)?;
+            let text = std::mem::take(&mut self.window.text);
+            if !text.is_empty() {
+                let verdict = self.decoder.decode(&text, &mut self.rows);
+                self.rows.settle(verdict, &text, 1)?;
             }
             return Ok(());
         }
-        let skips_blank_lines = self.decoder.skips_blank_lines();
-        for ended in self.text[self.offset..].split_inclusive('\n') {
-            if self.rows.len() >= self.batch_size {
+        while self.rows.len() < self.batch_size {
+            let Some((row, line_number)) = self.window.next_row(self.decoder.row_ends()) else {
                 break;
-            }
-            self.offset += ended.len();
-            self.line_number += 1;
-            let line = ended.strip_suffix('\n').unwrap_or(ended);
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            if skips_blank_lines && line.trim_ascii().is_empty() {
+            };
+            if self.decoder.skips(row) {
                 continue;
             }
-            let verdict = self.decoder.decode(line, &mut self.rows);
-            self.rows.settle(verdict, line, self.line_number)?;
+            let verdict = self.decoder.decode(row, &mut self.rows);
+            self.rows.settle(verdict, row, line_number)?;
         }
         Ok(())
     }
@@ -236,16 +304,20 @@ impl LineScan {
     }
 }
 
-/// Reads the first lines of a file, for inference: at most `most` that are not blank.
-pub(super) async fn first_lines(entry: &FileEntry, most: usize) -> Result<Vec<String>> {
-    let mut pieces = Pieces { file: OpenFile::new(entry)?, position: 0, carry: Vec::new() };
-    let mut lines = Vec::new();
-    while lines.len() < most {
-        let Some(text) = pieces.next().await? else {
-            break;
-        };
-        let wanted = most - lines.len();
-        lines.extend(text.lines().filter(|line| !line.trim_ascii().is_empty()).take(wanted).map(str::to_string));
+/// Reads the first rows of a file, for inference: at most `most` that are not blank.
+pub(super) async fn first_rows(entry: &FileEntry, most: usize, ends: &dyn RowEnds) -> Result<Vec<String>> {
+    let mut window = Window::new(OpenFile::new(entry)?);
+    let mut rows = Vec::new();
+    loop {
+        while rows.len() < most
+            && let Some((row, _)) = window.next_row(ends)
+        {
+            if !row.trim_ascii().is_empty() {
+                rows.push(row.to_string());
+            }
+        }
+        if rows.len() >= most || !window.fetch().await? {
+            return Ok(rows);
+        }
     }
-    Ok(lines)
 }

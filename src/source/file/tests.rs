@@ -8,6 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::arrow::json::LineDelimitedWriter;
 use futures::TryStreamExt;
 
+use super::lines::PIECE_BYTES;
 use super::*;
 use crate::clock::ManualClock;
 use crate::error::ErrorKind;
@@ -176,6 +177,109 @@ async fn csv_is_read_by_position() {
     assert_eq!(malformed, 2);
     let (rows, _) = place.rows("csv", None, &[("header", "true")], None).await.unwrap();
     assert_eq!(rows[0], r#"{"x":"1","y":"one, two"}"#);
+}
+
+fn csv_schema() -> SchemaRef {
+    schema(&[("id", DataType::Int64), ("name", DataType::Utf8)])
+}
+
+#[tokio::test]
+async fn a_quoted_field_may_hold_line_breaks() {
+    let place = Place::new();
+    place.put("a.csv", "1,\"a\nb, \"\"c\"\"\r\n\n\"\n2,d\r\n\"x\",\"e\nf\"\n3,g\n", 1);
+    let corrupt = schema(&[("id", DataType::Int64), ("name", DataType::Utf8), ("_corrupt_record", DataType::Utf8)]);
+    let (rows, malformed) = place.rows("csv", Some(corrupt), &[], None).await.unwrap();
+    assert_eq!(
+        rows,
+        [
+            r#"{"id":1,"name":"a\nb, \"c\"\r\n\n"}"#,
+            r#"{"id":2,"name":"d"}"#,
+            r#"{"name":"e\nf","_corrupt_record":"\"x\",\"e\nf\""}"#,
+            r#"{"id":3,"name":"g"}"#,
+        ]
+    );
+    assert_eq!(malformed, 1);
+    let error = place.rows("csv", Some(csv_schema()), &[("mode", "FAILFAST")], None).await.unwrap_err();
+    assert!(error.message().contains("a.csv, line 6: "), "{error}");
+
+    // Types are inferred from whole rows: the second line of a value is no first column.
+    place.put("a.csv", "id,name\n1,\"a\nb\"\n2,c\n", 1);
+    let options = [("header", "true"), ("inferSchema", "true")];
+    let (rows, _) = place.rows("csv", None, &options, None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1,"name":"a\nb"}"#, r#"{"id":2,"name":"c"}"#]);
+}
+
+#[tokio::test]
+async fn without_multi_line_a_row_is_a_line() {
+    let place = Place::new();
+    place.put("a.csv", "1,\"a\n2,b\"\n3,c\n", 1);
+    let (rows, malformed) = place.rows("csv", Some(csv_schema()), &[("multiLine", "false")], None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1,"name":"a"}"#, r#"{"id":2,"name":"b\""}"#, r#"{"id":3,"name":"c"}"#]);
+    assert_eq!(malformed, 0);
+    let (rows, _) = place.rows("csv", Some(csv_schema()), &[], None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1,"name":"a\n2,b"}"#, r#"{"id":3,"name":"c"}"#]);
+    let error = place.rows("csv", Some(csv_schema()), &[("multiLine", "no")], None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+}
+
+#[tokio::test]
+async fn a_quote_that_never_ends_swallows_no_rows() {
+    let place = Place::new();
+    for rest in ["3,c\n4,d", "3,\"c\"\n4,d\n"] {
+        place.put("a.csv", &format!("1,a\n2,\"b\n{rest}"), 1);
+        let (rows, _) = place.rows("csv", Some(csv_schema()), &[], None).await.unwrap();
+        let expected =
+            ["a", "b", "c", "d"].iter().zip(1..).map(|(name, id)| format!("{{\"id\":{id},\"name\":\"{name}\"}}"));
+        assert_eq!(rows, expected.collect::<Vec<_>>(), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_may_lie_across_the_pieces_of_a_file() {
+    let place = Place::new();
+    let row = "2,\"one\ntwo, \"\"three\"\"\r\nfour\"\n";
+    for before_border in [1, 7, 8, 15, 17, 24, 29] {
+        let first_bytes = usize::try_from(PIECE_BYTES).unwrap() - before_border;
+        let first = format!("1,{}\n", "x".repeat(first_bytes - 3));
+        place.put("a.csv", &format!("{first}{row}3,five\n"), 1);
+        let (rows, malformed) = place.rows("csv", Some(csv_schema()), &[], None).await.unwrap();
+        let expected = [r#"{"id":2,"name":"one\ntwo, \"three\"\r\nfour"}"#, r#"{"id":3,"name":"five"}"#];
+        assert_eq!((&rows[1..], malformed), (&expected.map(str::to_string)[..], 0), "{before_border}");
+    }
+}
+
+#[tokio::test]
+async fn blank_lines_are_rows_where_nulls_look_so() {
+    let place = Place::new();
+    let name = || Some(schema(&[("name", DataType::Utf8)]));
+    place.put("a.csv", "\nname\na\n\n\"\"\n  \n\nb\n", 1);
+    let (rows, malformed) = place.rows("csv", name(), &[("header", "true")], None).await.unwrap();
+    assert_eq!(rows, [r#"{"name":"a"}"#, "{}", r#"{"name":""}"#, "{}", r#"{"name":"b"}"#]);
+    assert_eq!(malformed, 0);
+    let options = [("header", "true"), ("nullValue", "none")];
+    let (rows, _) = place.rows("csv", name(), &options, None).await.unwrap();
+    assert_eq!(rows, [r#"{"name":"a"}"#, r#"{"name":""}"#, r#"{"name":"b"}"#]);
+    place.put("a.csv", "1\ta\n\n\t\n \n2\tb\n", 1);
+    let (rows, malformed) = place.rows("csv", Some(csv_schema()), &[("sep", "\\t")], None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1,"name":"a"}"#, "{}", r#"{"id":2,"name":"b"}"#]);
+    assert_eq!(malformed, 0);
+}
+
+#[tokio::test]
+async fn in_quotes_the_word_for_null_is_a_text() {
+    let place = Place::new();
+    place.put("a.csv", "1,none\n2,\"none\"\n\"none\",a\nnone,\"\"\n,\n", 1);
+    let (rows, malformed) = place.rows("csv", Some(csv_schema()), &[("nullValue", "none")], None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1}"#, r#"{"id":2,"name":"none"}"#, r#"{"name":"a"}"#, r#"{"name":""}"#, "{}"]);
+    assert_eq!(malformed, 0);
+    place.put("a.csv", "1,\n\"1\",\"\"\n\"\",\"\"\n", 1);
+    let (rows, malformed) = place.rows("csv", Some(csv_schema()), &[("nullValue", "1")], None).await.unwrap();
+    // A number in quotes is itself, as the sink writes one that looks like NULL.
+    assert_eq!(rows[..2], ["{}", r#"{"id":1,"name":""}"#]);
+    assert_eq!((rows.len(), malformed), (3, 1));
+    let (rows, malformed) = place.rows("csv", Some(csv_schema()), &[], None).await.unwrap();
+    assert_eq!(rows, [r#"{"id":1}"#, r#"{"id":1,"name":""}"#, r#"{"name":""}"#]);
+    assert_eq!(malformed, 0);
 }
 
 #[tokio::test]

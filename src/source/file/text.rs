@@ -24,7 +24,7 @@ impl LineDecoder for TextDecoder {
         Verdict::Row
     }
 
-    fn skips_blank_lines(&self) -> bool {
+    fn skips(&self, _line: &str) -> bool {
         false
     }
 }

@@ -1,4 +1,5 @@
-//! The clauses behind a relation: `WITH (…)`, `IDENTIFIED BY n` and `WATERMARK … DELAY OF INTERVAL …`.
+//! The clauses behind a relation: `WITH (…)`, `IDENTIFIED BY n`, `WATERMARK … DELAY OF INTERVAL …` and `FOR SYSTEM_TIME
+//! AS OF PROCTIME()`.
 //!
 //! The walk over a statement's tokens calls this behind every relation. The clauses come before the alias, in any
 //! order, each at most once; what is wrong with one is said here, in the words of SQL, since the parser never sees them.
@@ -21,6 +22,8 @@ pub(super) struct Clauses {
     pub(super) options: Option<Options>,
     pub(super) identified_by: Option<String>,
     pub(super) watermark: Option<WatermarkTokens>,
+    /// FOR SYSTEM_TIME AS OF PROCTIME(): a table is looked up as it is now.
+    pub(super) lookup: bool,
 }
 
 pub(super) struct WatermarkTokens {
@@ -47,11 +50,17 @@ impl Pass {
                 }
                 let watermark = self.watermark()?;
                 clauses.watermark.replace(watermark).is_some()
+            } else if self.at_system_time() {
+                self.system_time(stream)?;
+                std::mem::replace(&mut clauses.lookup, true)
             } else {
                 return Ok(clauses);
             };
             if twice {
                 return Err(SyntaxError::new(at, "the clause is written twice: keep one"));
+            }
+            if clauses.lookup && (clauses.options.is_some() || clauses.watermark.is_some()) {
+                return Err(SyntaxError::new(at, "FOR SYSTEM_TIME AS OF PROCTIME() stands alone behind a table"));
             }
         }
     }

@@ -1,0 +1,197 @@
+//! Rows on their way to the lanes that own their keys.
+//!
+//! Every input partition evaluates keys, judges which rows are late, and deals the others by key group. A lane gets its
+//! rows in the order of the partitions they came from, so in order of arrival.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{
+    concat_batches, filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch,
+};
+use datafusion::common::Result as PlanResult;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use futures::TryStreamExt;
+
+use super::batch_context::BatchContext;
+use super::event_time::EventTime;
+use super::stateful::each_partition;
+use crate::state::{key_groups, lane_of};
+
+/// Rows of one input with what was evaluated of them.
+#[derive(Debug, Clone)]
+pub struct KeyedRows {
+    /// The rows as the input gave them.
+    pub rows: RecordBatch,
+    /// Their keys.
+    pub keys: Vec<ArrayRef>,
+}
+
+/// Rows by lane.
+pub struct Dealt(Mutex<Vec<Vec<KeyedRows>>>);
+
+impl Dealt {
+    /// Takes a lane's rows, in order of arrival.
+    pub fn take(&self, lane: usize) -> Vec<KeyedRows> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)[lane])
+    }
+}
+
+/// Says what becomes of a batch of rows before it is dealt: which rows are late (`true`), `None` for none.
+pub type JudgeLate = Arc<dyn Fn(&RecordBatch) -> PlanResult<Option<BooleanArray>> + Send + Sync>;
+
+/// Judges rows late whose event time, in column `late`, expires at or before `late_us`; rows without one are not late.
+pub fn late_by_column(late: Option<(usize, EventTime)>, late_us: Option<i64>) -> Option<JudgeLate> {
+    let ((column, time), late_us) = (late?, late_us?);
+    Some(Arc::new(move |rows| {
+        let expiry = time.expiry(rows.column(column))?;
+        Ok(Some(expiry.iter().map(|us| Some(us.is_some_and(|us| us <= late_us))).collect()))
+    }))
+}
+
+/// Reads every partition of `input`, drops late rows, and deals the others to the lanes by `keys`.
+///
+/// # Errors
+/// What reading and evaluating meet.
+pub async fn deal_rows(
+    operator: usize,
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    late: Option<JudgeLate>,
+    batch: Arc<BatchContext>,
+    context: Arc<TaskContext>,
+) -> PlanResult<Dealt> {
+    let lanes = batch.state.lanes;
+    let per_partition = each_partition(&input, &context, |mut rows| {
+        let (keys, late, batch) = (keys.clone(), late.clone(), Arc::clone(&batch));
+        async move {
+            let mut dealt: Vec<Vec<KeyedRows>> = vec![Vec::new(); lanes];
+            while let Some(mut rows) = rows.try_next().await? {
+                fail::fail_point!("operator.mid_batch");
+                if let Some(late) = &late
+                    && let Some(late) = late(&rows)?
+                {
+                    rows = batch.drop_late(operator, rows, &late)?;
+                }
+                if rows.num_rows() > 0 {
+                    deal(rows, &keys, &mut dealt)?;
+                }
+            }
+            Ok(dealt)
+        }
+    })
+    .await?;
+    let mut dealt: Vec<Vec<KeyedRows>> = vec![Vec::new(); lanes];
+    for partition in per_partition {
+        for (lane, rows) in partition.into_iter().enumerate() {
+            dealt[lane].extend(rows);
+        }
+    }
+    Ok(Dealt(Mutex::new(dealt)))
+}
+
+fn deal(rows: RecordBatch, keys: &[Arc<dyn PhysicalExpr>], lanes: &mut [Vec<KeyedRows>]) -> PlanResult<()> {
+    let count = rows.num_rows();
+    let keys: Vec<ArrayRef> = keys.iter().map(|k| k.evaluate(&rows)?.into_array(count)).collect::<PlanResult<_>>()?;
+    if lanes.len() == 1 {
+        lanes[0].push(KeyedRows { rows, keys });
+        return Ok(());
+    }
+    let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
+    for (row, group) in key_groups(&keys, count)?.into_iter().enumerate() {
+        rows_of[lane_of(group, lanes.len())].push(row as u32);
+    }
+    for (lane, numbers) in rows_of.into_iter().enumerate().filter(|(_, numbers)| !numbers.is_empty()) {
+        let numbers = UInt32Array::from(numbers);
+        let keys = keys.iter().map(|k| take(k, &numbers, None)).collect::<Result<_, _>>()?;
+        lanes[lane].push(KeyedRows { rows: take_record_batch(&rows, &numbers)?, keys });
+    }
+    Ok(())
+}
+
+impl KeyedRows {
+    /// Puts a lane's rows into one, or `None` where there are none.
+    ///
+    /// # Errors
+    /// `Internal` where rows have different columns.
+    pub fn concat(pieces: Vec<KeyedRows>) -> PlanResult<Option<KeyedRows>> {
+        let Some(first) = pieces.first() else {
+            return Ok(None);
+        };
+        if pieces.len() == 1 {
+            return Ok(pieces.into_iter().next());
+        }
+        let rows = concat_batches(&first.rows.schema(), pieces.iter().map(|p| &p.rows))?;
+        let keys = concat_all(pieces.iter().map(|p| p.keys.as_slice()))?;
+        Ok(Some(KeyedRows { rows, keys }))
+    }
+
+    /// Keeps the rows for which `wanted` holds.
+    ///
+    /// # Errors
+    /// As Arrow's filter.
+    pub fn filter(self, wanted: &BooleanArray) -> PlanResult<KeyedRows> {
+        if wanted.true_count() == self.rows.num_rows() {
+            return Ok(self);
+        }
+        Ok(KeyedRows { rows: filter_record_batch(&self.rows, wanted)?, keys: filter_all(&self.keys, wanted)? })
+    }
+}
+
+impl BatchContext {
+    /// Counts the rows that are late for `operator`, keeps them where they are asked for, and returns the others.
+    ///
+    /// # Errors
+    /// As Arrow's filter.
+    pub fn drop_late(&self, operator: usize, rows: RecordBatch, late: &BooleanArray) -> PlanResult<RecordBatch> {
+        let count = late.true_count();
+        if count == 0 {
+            return Ok(rows);
+        }
+        self.report().operators[operator].rows_dropped_late += count as u64;
+        self.keep_late(operator, || Ok(filter_record_batch(&rows, late)?))?;
+        let on_time: BooleanArray = late.iter().map(|late| Some(late != Some(true))).collect();
+        Ok(filter_record_batch(&rows, &on_time)?)
+    }
+}
+
+/// Returns where a predicate's value is true; NULL is not.
+pub fn truths(mask: &ArrayRef) -> BooleanArray {
+    let mask = mask.as_boolean();
+    if mask.null_count() == 0 { mask.clone() } else { prep_null_mask_filter(mask) }
+}
+
+/// Picks the columns' rows for which `wanted` holds.
+///
+/// # Errors
+/// As Arrow's filter.
+pub fn filter_all(columns: &[ArrayRef], wanted: &BooleanArray) -> PlanResult<Vec<ArrayRef>> {
+    columns.iter().map(|c| Ok(filter(c, wanted)?)).collect()
+}
+
+/// Picks rows of all columns by their numbers.
+///
+/// # Errors
+/// As Arrow's take.
+pub fn take_all(columns: &[ArrayRef], rows: &UInt32Array) -> PlanResult<Vec<ArrayRef>> {
+    columns.iter().map(|c| Ok(take(c, rows, None)?)).collect()
+}
+
+/// Puts pieces of columns one behind the other; without pieces there are no columns.
+///
+/// # Errors
+/// `Internal` where columns of one kind have different types.
+pub fn concat_all<'a>(pieces: impl Iterator<Item = &'a [ArrayRef]>) -> PlanResult<Vec<ArrayRef>> {
+    let pieces: Vec<&[ArrayRef]> = pieces.collect();
+    match pieces.as_slice() {
+        [] => Ok(Vec::new()),
+        [only] => Ok(only.to_vec()),
+        [first, ..] => (0..first.len())
+            .map(|column| {
+                let parts: Vec<&dyn Array> = pieces.iter().map(|p| p[column].as_ref()).collect();
+                Ok(datafusion::arrow::compute::concat(&parts)?)
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,213 @@
+//! What every stateful operator has in common: inputs read to their end, rows dealt to lanes, state made durable before
+//! any row is handed on.
+//!
+//! An operator says what it remembers ([`StatefulOperator::stores`]) and runs some lanes of one batch
+//! ([`StatefulOperator::run`]); [`StatefulExec`] is the plan node around it. Output partition p serves the lanes l with
+//! l mod partitions = p.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::{DataFusionError, Result as PlanResult, internal_datafusion_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use futures::{StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
+
+use super::batch_context::{BatchContext, node_id};
+use super::leaf::{plain_node, properties};
+use crate::state::{LaneState, NamedTables};
+
+/// An operator that remembers between batches. It holds no state itself: that lies in the batch's context.
+#[async_trait]
+pub trait StatefulOperator: fmt::Debug + Send + Sync {
+    /// Returns the operator's id in the query.
+    fn id(&self) -> usize;
+
+    /// Returns the name of its plan node.
+    fn name(&self) -> &'static str;
+
+    /// Returns what it gives.
+    fn schema(&self) -> SchemaRef;
+
+    /// Makes the empty tables of what it remembers in one lane.
+    ///
+    /// # Errors
+    /// As DataFusion's typing of expressions.
+    fn stores(&self) -> PlanResult<Vec<NamedTables>>;
+
+    /// Returns what EXPLAIN shows beside name and id.
+    fn details(&self) -> String;
+
+    /// Returns whether it must see its input as one partition, in order of arrival.
+    fn in_one_partition(&self) -> bool {
+        false
+    }
+
+    /// Runs some lanes of one batch. State is durable (not yet current) when the rows are returned.
+    ///
+    /// # Errors
+    /// Whatever reading the inputs, computing and committing meet.
+    async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>>;
+}
+
+/// The part of one batch that one output partition of an operator does.
+pub struct LaneWork {
+    /// The batch.
+    pub batch: Arc<BatchContext>,
+    /// The inputs, not yet read.
+    pub inputs: Vec<Arc<dyn ExecutionPlan>>,
+    /// The task.
+    pub context: Arc<TaskContext>,
+    /// The lanes to run.
+    pub lanes: Vec<usize>,
+}
+
+/// Counts and times of one lane's work, for the report.
+#[derive(Debug, Default)]
+pub struct LaneCounts {
+    /// Rows of state written.
+    pub updated: usize,
+    /// Rows of state removed.
+    pub removed: usize,
+    /// When the lane's first thing left that still waits, in microseconds of event time.
+    pub oldest_us: Option<i64>,
+    /// When work began, when rows were in state, when rows had left it: milliseconds of the batch's clock.
+    pub at_ms: [i64; 3],
+}
+
+impl BatchContext {
+    /// Makes a lane's state durable and reports what was done.
+    ///
+    /// # Errors
+    /// As [`LaneState::commit`], with operator and lane named.
+    pub async fn commit_lane(
+        &self,
+        operator: usize,
+        lane: usize,
+        state: &mut LaneState,
+        counts: LaneCounts,
+    ) -> PlanResult<()> {
+        state
+            .commit(self.state.store.as_ref(), self.batch_id + 1, self.run)
+            .await
+            .map_err(|e| e.context(format!("state of operator {operator} in lane {lane}")))?;
+        let wake_ms = state.wake_ms();
+        let mut report = self.report();
+        let report = &mut report.operators[operator];
+        let [started_ms, updated_ms, removed_ms] = counts.at_ms;
+        report.rows_total += state.row_count() as u64;
+        report.memory_bytes += state.memory_bytes() as u64;
+        report.rows_updated += counts.updated as u64;
+        report.rows_removed += counts.removed as u64;
+        report.updates_ms += (updated_ms - started_ms).max(0) as u64;
+        report.removals_ms += (removed_ms - updated_ms).max(0) as u64;
+        report.commit_ms += (self.clock.now_ms() - removed_ms).max(0) as u64;
+        report.oldest_us = report.oldest_us.into_iter().chain(counts.oldest_us).min();
+        report.wake_ms = report.wake_ms.into_iter().chain(wake_ms).min();
+        report.files.insert(lane, state.files());
+        Ok(())
+    }
+}
+
+/// The plan node of a stateful operator.
+#[derive(Debug)]
+pub struct StatefulExec {
+    operator: Arc<dyn StatefulOperator>,
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl StatefulExec {
+    /// Makes the node with `partitions` output partitions.
+    pub fn new(operator: Arc<dyn StatefulOperator>, inputs: Vec<Arc<dyn ExecutionPlan>>, partitions: usize) -> Self {
+        let partitions = if operator.in_one_partition() { 1 } else { partitions };
+        let properties = properties(operator.schema(), partitions);
+        Self { operator, inputs, properties }
+    }
+
+    /// Returns the operator.
+    pub fn operator(&self) -> &dyn StatefulOperator {
+        self.operator.as_ref()
+    }
+
+    fn over(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        let partitions = self.properties.output_partitioning().partition_count();
+        Ok(Arc::new(Self::new(Arc::clone(&self.operator), children, partitions)))
+    }
+}
+
+impl DisplayAs for StatefulExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: operator={}, {}", self.operator.name(), self.operator.id(), self.operator.details())
+    }
+}
+
+impl ExecutionPlan for StatefulExec {
+    plain_node!("StatefulExec");
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.inputs.iter().collect()
+    }
+
+    #[allow(deprecated)]
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        let distribution = match self.operator.in_one_partition() {
+            true => Distribution::SinglePartition,
+            false => Distribution::UnspecifiedDistribution,
+        };
+        vec![distribution; self.inputs.len()]
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
+        let batch = BatchContext::of(&context)?;
+        let partitions = self.properties.output_partitioning().partition_count();
+        let lanes = (partition..batch.state.lanes).step_by(partitions).collect();
+        let operator = Arc::clone(&self.operator);
+        let work = LaneWork { batch: Arc::clone(&batch), inputs: self.inputs.clone(), context, lanes };
+        let id = node_id(self);
+        let rows = async move {
+            let rows = operator.run(work).await?;
+            batch.finished(id, partition);
+            Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().filter(|r| r.num_rows() > 0).map(Ok)))
+        };
+        let rows = futures::stream::once(rows).try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.boxed())))
+    }
+}
+
+/// Runs every partition of `input` through `work`, in parallel where there are several, results in their order.
+///
+/// # Errors
+/// What reading or `work` meet first.
+pub(super) async fn each_partition<T, F>(
+    input: &Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+    work: impl Fn(SendableRecordBatchStream) -> F,
+) -> PlanResult<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = PlanResult<T>> + Send + 'static,
+{
+    let partitions = input.output_partitioning().partition_count();
+    if partitions == 1 {
+        return Ok(vec![work(input.execute(0, Arc::clone(context))?).await?]);
+    }
+    let mut tasks = JoinSet::new();
+    for partition in 0..partitions {
+        let future = work(input.execute(partition, Arc::clone(context))?);
+        tasks.spawn(async move { future.await.map(|result| (partition, result)) });
+    }
+    let mut results = Vec::with_capacity(partitions);
+    while let Some(joined) = tasks.join_next().await {
+        results.push(joined.map_err(|e| internal_datafusion_err!("a task of an operator failed: {e}"))??);
+    }
+    results.sort_by_key(|(partition, _)| *partition);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
+}

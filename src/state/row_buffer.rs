@@ -1,0 +1,619 @@
+//! Many rows a key: what each side of a join remembers.
+//!
+//! Rows lie in immutable chunks in the order of their arrival and are numbered through. An index by the hash of the key
+//! leads to the newest row with that hash, and from each row to the next older one. Rows expire by a time of their own;
+//! whether a row ever found a partner is kept beside it. What is dead is swept when it is half of all, so memory
+//! follows what is alive, and the cost of a batch what it adds, finds and drops.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, make_comparator,
+    new_null_array,
+};
+use datafusion::arrow::compute::kernels::cmp::{eq, not_distinct};
+use datafusion::arrow::compute::{SortOptions, and, concat, filter, filter_record_batch, interleave, take};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+
+use super::tables::{Tables, Wanted};
+use crate::error::{Error, Result};
+
+const APPEND: u8 = 3;
+const MATCHED: u8 = 4;
+const EXPIRE: u8 = 5;
+/// Columns of a change before the keys: what to do, the row's id (or until when rows expire), when the row expires, and
+/// whether it has found a partner.
+pub(super) const HEAD: usize = 4;
+/// The end of a chain.
+const END: u32 = u32::MAX;
+/// Rows that expire are found by the second in which they do.
+const SECOND_US: i64 = 1_000_000;
+/// Fewer dead rows than this are not worth a sweep.
+const FEW_DEAD: usize = 4096;
+
+/// A row's number; it holds until the changes are taken.
+pub type RowNumber = u32;
+
+/// Rows of one lane, found by key.
+pub struct RowBuffer {
+    key_count: usize,
+    change_schema: SchemaRef,
+    chunks: Vec<Chunk>,
+    /// key's hash → newest row
+    newest: HashMap<u64, RowNumber, BuildHasherDefault<Hashed>>,
+    /// row → the next older row with its hash
+    older: Vec<RowNumber>,
+    hashes: Vec<u64>,
+    ids: Vec<i64>,
+    expiry: Vec<Option<i64>>,
+    matched: Vec<bool>,
+    alive: Vec<bool>,
+    alive_count: usize,
+    /// second → rows that expire within it
+    expiring: BTreeMap<i64, Vec<RowNumber>>,
+    next_id: i64,
+    changes: Vec<Change>,
+    /// While loading: (lane, id) → row.
+    loading: HashMap<(usize, i64), RowNumber>,
+}
+
+/// Rows that lie together: key columns, then value columns.
+#[derive(Clone)]
+struct Chunk {
+    start: usize,
+    columns: Vec<ArrayRef>,
+    rows: usize,
+}
+
+enum Change {
+    Append { first: RowNumber, rows: usize, columns: Vec<ArrayRef> },
+    Matched(Vec<i64>),
+    Expire(i64),
+}
+
+/// The keys of the index are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+impl RowBuffer {
+    /// Makes an empty buffer of rows with these key and value columns.
+    pub fn new(keys: &[FieldRef], values: &[FieldRef]) -> Self {
+        let mut fields = vec![
+            Field::new("change", DataType::UInt8, false),
+            Field::new("row", DataType::Int64, false),
+            Field::new("expires", DataType::Int64, true),
+            Field::new("matched", DataType::Boolean, true),
+        ];
+        for (prefix, columns) in [("key", keys), ("value", values)] {
+            let named = |(i, f): (usize, &FieldRef)| {
+                Field::new(format!("{prefix}{i}:{}", f.name()), f.data_type().clone(), true)
+            };
+            fields.extend(columns.iter().enumerate().map(named));
+        }
+        Self {
+            key_count: keys.len(),
+            change_schema: Arc::new(Schema::new(fields)),
+            chunks: Vec::new(),
+            newest: HashMap::default(),
+            older: Vec::new(),
+            hashes: Vec::new(),
+            ids: Vec::new(),
+            expiry: Vec::new(),
+            matched: Vec::new(),
+            alive: Vec::new(),
+            alive_count: 0,
+            expiring: BTreeMap::new(),
+            next_id: 0,
+            changes: Vec::new(),
+            loading: HashMap::new(),
+        }
+    }
+
+    /// Adds rows: their keys, values, when they expire (microseconds; NULL is never), and whether each has a partner.
+    ///
+    /// # Errors
+    /// `Internal` where a key cannot be hashed, or there are more than 2^32 rows.
+    pub fn append(
+        &mut self,
+        keys: Vec<ArrayRef>,
+        values: Vec<ArrayRef>,
+        expiry: &Int64Array,
+        matched: &BooleanArray,
+    ) -> Result<()> {
+        let rows = expiry.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let columns: Vec<ArrayRef> = keys.into_iter().chain(values).collect();
+        let ids: Vec<i64> = (self.next_id..).take(rows).collect();
+        self.next_id += rows as i64;
+        let first = self.insert(columns.clone(), ids, expiry, matched)?;
+        self.changes.push(Change::Append { first, rows, columns });
+        Ok(())
+    }
+
+    /// Finds the rows whose keys equal those of `rows` probing rows: pairs of probing row and row found, in the order of
+    /// the probing rows, for each in the order of arrival. NULL equals nothing unless `null_equals_null`.
+    ///
+    /// # Errors
+    /// `Internal` where keys cannot be compared.
+    pub fn probe(
+        &self,
+        keys: &[ArrayRef],
+        rows: usize,
+        null_equals_null: bool,
+    ) -> Result<(UInt32Array, Vec<RowNumber>)> {
+        let (mut probing, mut found) = (Vec::new(), Vec::new());
+        if self.alive_count > 0 {
+            for (row, hash) in hashes_of(keys, rows)?.into_iter().enumerate() {
+                let first = found.len();
+                let mut at = self.newest.get(&hash).copied().unwrap_or(END);
+                while at != END {
+                    if self.alive[at as usize] {
+                        probing.push(row as u32);
+                        found.push(at);
+                    }
+                    at = self.older[at as usize];
+                }
+                // The chain leads back in time.
+                found[first..].reverse();
+            }
+        }
+        let probing = UInt32Array::from(probing);
+        if found.is_empty() {
+            return Ok((probing, found));
+        }
+        let mut same: Option<BooleanArray> = None;
+        for (index, key) in keys.iter().enumerate() {
+            let (asked, there) = (take(key, &probing, None)?, self.gather_column(index, &found)?);
+            let equal = equal_rows(&asked, &there, null_equals_null)?;
+            same = Some(match same {
+                Some(before) => and(&before, &equal)?,
+                None => equal,
+            });
+        }
+        let Some(same) = same else {
+            return Ok((probing, found));
+        };
+        let keep = |row: usize| same.is_valid(row) && same.value(row);
+        let found = (0..found.len()).filter(|row| keep(*row)).map(|row| found[row]).collect();
+        Ok((filter(&probing, &same)?.as_primitive().clone(), found))
+    }
+
+    /// Returns the value columns of these rows.
+    ///
+    /// # Errors
+    /// As Arrow's kernels.
+    pub fn values(&self, rows: &[RowNumber]) -> Result<Vec<ArrayRef>> {
+        (self.key_count..self.column_count()).map(|column| self.gather_column(column, rows)).collect()
+    }
+
+    /// Returns the key columns of these rows.
+    ///
+    /// # Errors
+    /// As Arrow's kernels.
+    pub fn keys(&self, rows: &[RowNumber]) -> Result<Vec<ArrayRef>> {
+        (0..self.key_count).map(|column| self.gather_column(column, rows)).collect()
+    }
+
+    /// Returns whether a row has found a partner.
+    pub fn is_matched(&self, row: RowNumber) -> bool {
+        self.matched[row as usize]
+    }
+
+    /// Notes that these rows have found a partner.
+    pub fn set_matched(&mut self, rows: impl IntoIterator<Item = RowNumber>) {
+        let mut ids = Vec::new();
+        for row in rows {
+            if !std::mem::replace(&mut self.matched[row as usize], true) {
+                ids.push(self.ids[row as usize]);
+            }
+        }
+        if !ids.is_empty() {
+            self.changes.push(Change::Matched(ids));
+        }
+    }
+
+    /// Drops the rows that expire at or before `watermark_us` and returns their numbers, in order of arrival. Their
+    /// columns can be read until the changes are taken. Costs what expires.
+    pub fn expire(&mut self, watermark_us: i64) -> Vec<RowNumber> {
+        let gone = self.take_expired(watermark_us);
+        if !gone.is_empty() {
+            self.changes.push(Change::Expire(watermark_us));
+        }
+        gone
+    }
+
+    /// Returns when the first row expires that ever does.
+    pub fn first_expiry(&self) -> Option<i64> {
+        let soonest = |rows: &Vec<RowNumber>| rows.iter().filter_map(|row| self.expiry[*row as usize]).min();
+        self.expiring.values().find_map(soonest)
+    }
+
+    fn take_expired(&mut self, watermark_us: i64) -> Vec<RowNumber> {
+        let mut gone = Vec::new();
+        while let Some((second, rows)) = self.expiring.pop_first() {
+            if second.saturating_mul(SECOND_US) > watermark_us {
+                self.expiring.insert(second, rows);
+                break;
+            }
+            let expired = |row: &RowNumber| self.expiry[*row as usize].is_some_and(|us| us <= watermark_us);
+            let (now, later): (Vec<_>, Vec<_>) = rows.into_iter().partition(expired);
+            gone.extend(now);
+            if !later.is_empty() {
+                self.expiring.insert(second, later);
+                break;
+            }
+        }
+        for row in &gone {
+            self.alive[*row as usize] = false;
+        }
+        self.alive_count -= gone.len();
+        gone.sort_unstable();
+        gone
+    }
+
+    fn insert(
+        &mut self,
+        columns: Vec<ArrayRef>,
+        ids: Vec<i64>,
+        expiry: &Int64Array,
+        matched: &BooleanArray,
+    ) -> Result<RowNumber> {
+        let (start, rows) = (self.older.len(), ids.len());
+        let first = RowNumber::try_from(start + rows).map_err(|_| Error::internal("a join buffers over 2^32 rows"))?
+            - rows as u32;
+        let hashes = hashes_of(&columns[..self.key_count], rows)?;
+        for (row, hash) in (first..).zip(&hashes) {
+            self.older.push(self.newest.insert(*hash, row).unwrap_or(END));
+        }
+        for (row, us) in (first..).zip(expiry) {
+            if let Some(us) = us {
+                self.expiring.entry(us.div_euclid(SECOND_US)).or_default().push(row);
+            }
+            self.expiry.push(us);
+        }
+        self.hashes.extend(hashes);
+        self.ids.extend(ids);
+        self.matched.extend(matched.iter().map(|m| m.unwrap_or(false)));
+        self.alive.resize(start + rows, true);
+        self.alive_count += rows;
+        self.chunks.push(Chunk { start, columns, rows });
+        // Chunks double towards the front, so that there are few of them and each row is copied a few times.
+        while let [.., before, last] = self.chunks.as_slice()
+            && before.rows <= 2 * last.rows
+        {
+            let pair = [before, last];
+            let joined = (0..before.columns.len()).map(|c| Ok(concat(&pair.map(|chunk| chunk.columns[c].as_ref()))?));
+            let columns = joined.collect::<Result<Vec<_>>>()?;
+            let merged = Chunk { start: before.start, rows: before.rows + last.rows, columns };
+            self.chunks.truncate(self.chunks.len() - 2);
+            self.chunks.push(merged);
+        }
+        Ok(first)
+    }
+
+    /// Makes the buffer anew from the rows that are alive, where half are not. Rows get other numbers.
+    fn sweep(&mut self) -> Result<()> {
+        if self.alive.len() <= 2 * self.alive_count + FEW_DEAD {
+            return Ok(());
+        }
+        let alive = self.alive_rows();
+        let columns = (0..self.column_count()).map(|c| self.gather_column(c, &alive)).collect::<Result<Vec<_>>>()?;
+        let ids: Vec<i64> = alive.iter().map(|row| self.ids[*row as usize]).collect();
+        let expiry: Int64Array = alive.iter().map(|row| self.expiry[*row as usize]).collect();
+        let matched: BooleanArray = alive.iter().map(|row| Some(self.matched[*row as usize])).collect();
+        self.chunks.clear();
+        self.newest.clear();
+        self.expiring.clear();
+        self.older.clear();
+        self.hashes.clear();
+        self.ids.clear();
+        self.expiry.clear();
+        self.matched.clear();
+        self.alive.clear();
+        self.alive_count = 0;
+        if !alive.is_empty() {
+            self.insert(columns, ids, &expiry, &matched)?;
+        }
+        Ok(())
+    }
+
+    fn alive_rows(&self) -> Vec<RowNumber> {
+        (0..self.alive.len() as u32).filter(|row| self.alive[*row as usize]).collect()
+    }
+
+    fn column_count(&self) -> usize {
+        self.change_schema.fields().len() - HEAD
+    }
+
+    /// Collects one column's rows from the chunks.
+    fn gather_column(&self, column: usize, rows: &[RowNumber]) -> Result<ArrayRef> {
+        match self.chunks.as_slice() {
+            [] => Ok(new_null_array(self.change_schema.field(HEAD + column).data_type(), rows.len())),
+            [only] => Ok(take(&only.columns[column], &UInt32Array::from(rows.to_vec()), None)?),
+            chunks => {
+                let place = |row: &RowNumber| {
+                    let chunk = chunks.partition_point(|c| c.start <= *row as usize) - 1;
+                    (chunk, *row as usize - chunks[chunk].start)
+                };
+                let columns: Vec<&dyn Array> = chunks.iter().map(|c| c.columns[column].as_ref()).collect();
+                Ok(interleave(&columns, &rows.iter().map(place).collect::<Vec<_>>())?)
+            }
+        }
+    }
+
+    /// Puts changes of one kind into a batch; columns that the kind does not have are NULL.
+    fn change_batch(
+        &self,
+        what: u8,
+        numbers: Vec<i64>,
+        expiry: Option<Int64Array>,
+        matched: Option<BooleanArray>,
+        columns: Option<Vec<ArrayRef>>,
+    ) -> Result<RecordBatch> {
+        let rows = numbers.len();
+        let null = |column: usize| new_null_array(self.change_schema.field(column).data_type(), rows);
+        let mut all: Vec<ArrayRef> =
+            vec![Arc::new(UInt8Array::from_value(what, rows)), Arc::new(Int64Array::from(numbers))];
+        all.push(expiry.map_or_else(|| null(2), |e| Arc::new(e)));
+        all.push(matched.map_or_else(|| null(3), |m| Arc::new(m)));
+        match columns {
+            Some(columns) => all.extend(columns),
+            None => all.extend((HEAD..self.change_schema.fields().len()).map(null)),
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.change_schema), all)?)
+    }
+
+    fn append_batch(&self, rows: &[RowNumber], columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        let at = |row: &RowNumber| *row as usize;
+        self.change_batch(
+            APPEND,
+            rows.iter().map(|row| self.ids[at(row)]).collect(),
+            Some(rows.iter().map(|row| self.expiry[at(row)]).collect()),
+            // as it is now: a partner found in the same batch needs no change of its own, but may have one
+            Some(rows.iter().map(|row| Some(self.matched[at(row)])).collect()),
+            Some(columns),
+        )
+    }
+}
+
+fn hashes_of(keys: &[ArrayRef], rows: usize) -> Result<Vec<u64>> {
+    let mut hashes = vec![0; rows];
+    create_hashes(keys, &RandomState::with_seed(0), &mut hashes)?;
+    Ok(hashes)
+}
+
+fn equal_rows(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
+    if !left.data_type().is_nested() {
+        return Ok(if null_equals_null { not_distinct(left, right)? } else { eq(left, right)? });
+    }
+    let compare = make_comparator(left.as_ref(), right.as_ref(), SortOptions::default())?;
+    let equal = |row: usize| (null_equals_null || left.is_valid(row)) && compare(row, row).is_eq();
+    Ok((0..left.len()).map(|row| Some(equal(row))).collect())
+}
+
+impl Tables for RowBuffer {
+    fn change_schema(&self) -> &SchemaRef {
+        &self.change_schema
+    }
+
+    fn names_matter(&self) -> bool {
+        true
+    }
+
+    fn take_changes(&mut self) -> Result<Option<RecordBatch>> {
+        let changes = std::mem::take(&mut self.changes);
+        let mut batches = Vec::with_capacity(changes.len());
+        for change in changes {
+            batches.push(match change {
+                Change::Append { first, rows, columns } => {
+                    let numbers: Vec<RowNumber> = (first..).take(rows).collect();
+                    self.append_batch(&numbers, columns)?
+                }
+                Change::Matched(ids) => self.change_batch(MATCHED, ids, None, None, None)?,
+                Change::Expire(until_us) => self.change_batch(EXPIRE, vec![until_us], None, None, None)?,
+            });
+        }
+        self.sweep()?;
+        if batches.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(datafusion::arrow::compute::concat_batches(&self.change_schema, &batches)?))
+    }
+
+    fn snapshot(&self) -> Result<Option<RecordBatch>> {
+        let rows = self.alive_rows();
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let columns = (0..self.column_count()).map(|c| self.gather_column(c, &rows)).collect::<Result<Vec<_>>>()?;
+        self.append_batch(&rows, columns).map(Some)
+    }
+
+    fn apply(&mut self, batch: &RecordBatch, lane: usize, wanted: &Wanted<'_>) -> Result<()> {
+        let what: &UInt8Array = batch.column(0).as_primitive();
+        let mut row = 0;
+        while row < batch.num_rows() {
+            let this_what = what.value(row);
+            let mut end = row + 1;
+            while end < batch.num_rows() && what.value(end) == this_what {
+                end += 1;
+            }
+            let mut run = batch.slice(row, end - row);
+            row = end;
+            match this_what {
+                APPEND => {
+                    let keep = wanted(&run.columns()[HEAD..HEAD + self.key_count], run.num_rows())?;
+                    if keep.iter().any(|k| !k) {
+                        run = filter_record_batch(&run, &BooleanArray::from(keep))?;
+                    }
+                    if run.num_rows() == 0 {
+                        continue;
+                    }
+                    let ids: Vec<i64> =
+                        run.column(1).as_primitive::<datafusion::arrow::datatypes::Int64Type>().values().to_vec();
+                    let (expiry, matched) = (run.column(2).as_primitive(), run.column(3).as_boolean());
+                    let first = self.insert(run.columns()[HEAD..].to_vec(), ids.clone(), expiry, matched)?;
+                    self.next_id = ids.iter().fold(self.next_id, |next, id| next.max(id + 1));
+                    self.loading.extend(ids.into_iter().map(|id| (lane, id)).zip(first..));
+                }
+                MATCHED => {
+                    let ids: &Int64Array = run.column(1).as_primitive();
+                    for id in ids.values() {
+                        // of another lane now, or gone
+                        if let Some(row) = self.loading.get(&(lane, *id)) {
+                            self.matched[*row as usize] = true;
+                        }
+                    }
+                }
+                EXPIRE => {
+                    let until: &Int64Array = run.column(1).as_primitive();
+                    for until_us in until.values() {
+                        self.take_expired(*until_us);
+                    }
+                }
+                other => {
+                    return Err(Error::corrupt(format!("a state file says change {other}, which no version wrote")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn loaded(&mut self, regrouped: bool) {
+        self.loading = HashMap::new();
+        if regrouped {
+            // Ids of several lanes meet here; the snapshot that follows gives new ones.
+            self.ids = (0..self.ids.len() as i64).collect();
+            self.next_id = self.ids.len() as i64;
+        }
+    }
+
+    fn row_count(&self) -> usize {
+        self.alive_count
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let columns = self.chunks.iter().flat_map(|c| &c.columns).map(|c| c.get_array_memory_size()).sum::<usize>();
+        // hash, index, id, expiry, flags and chain of a row
+        columns + self.alive.len() * 64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::StringArray;
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    fn buffer() -> RowBuffer {
+        let key = Arc::new(Field::new("k", DataType::Utf8, true));
+        let value = Arc::new(Field::new("v", DataType::Int64, true));
+        RowBuffer::new(&[key], &[value])
+    }
+
+    fn append(buffer: &mut RowBuffer, rows: &[(Option<&str>, i64, Option<i64>)]) {
+        let keys: ArrayRef = Arc::new(rows.iter().map(|r| r.0).collect::<StringArray>());
+        let values: ArrayRef = Arc::new(rows.iter().map(|r| Some(r.1)).collect::<Int64Array>());
+        let matched = BooleanArray::from(vec![false; rows.len()]);
+        buffer.append(vec![keys], vec![values], &rows.iter().map(|r| r.2).collect(), &matched).unwrap();
+    }
+
+    fn found(buffer: &RowBuffer, key: Option<&str>, null_equals_null: bool) -> Vec<i64> {
+        let keys: ArrayRef = Arc::new(StringArray::from(vec![key]));
+        let (_, rows) = buffer.probe(&[keys], 1, null_equals_null).unwrap();
+        let mut values = buffer.values(&rows).unwrap()[0].as_primitive::<Int64Type>().values().to_vec();
+        values.sort_unstable();
+        values
+    }
+
+    /// What is alive: value and whether it is matched.
+    fn content(buffer: &RowBuffer) -> Vec<(i64, bool)> {
+        let rows = buffer.alive_rows();
+        let values = buffer.values(&rows).unwrap();
+        let values = values[0].as_primitive::<Int64Type>().values().to_vec();
+        let mut all: Vec<_> = rows.iter().zip(values).map(|(row, v)| (v, buffer.is_matched(*row))).collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn rows_are_found_by_key_until_they_expire() {
+        let mut buffer = buffer();
+        append(&mut buffer, &[(Some("a"), 1, Some(10)), (Some("b"), 2, Some(20)), (None, 3, None)]);
+        append(&mut buffer, &[(Some("a"), 4, Some(2_000_000))]);
+        assert_eq!(found(&buffer, Some("a"), false), [1, 4]);
+        assert_eq!(found(&buffer, None, false), [] as [i64; 0]);
+        assert_eq!(found(&buffer, None, true), [3]);
+        assert_eq!(buffer.first_expiry(), Some(10));
+        let gone = buffer.expire(15);
+        assert_eq!(buffer.values(&gone).unwrap()[0].as_primitive::<Int64Type>().values(), &[1]);
+        assert_eq!(found(&buffer, Some("a"), false), [4]);
+        assert_eq!(buffer.first_expiry(), Some(20));
+        assert_eq!(buffer.expire(i64::MAX).len(), 2, "a row without expiry stays");
+        assert_eq!(buffer.row_count(), 1);
+    }
+
+    #[test]
+    fn deltas_rebuild_what_many_batches_made() {
+        let (mut live, mut rebuilt) = (buffer(), buffer());
+        let all: &Wanted<'_> = &|_, n| Ok(vec![true; n]);
+        for batch in 0..50i64 {
+            let keys = ["a", "b", "c"];
+            let rows: Vec<_> = (0..400)
+                .map(|i| (Some(keys[i as usize % 3]), batch * 1000 + i, Some((batch * 400 + i) * 1000)))
+                .collect();
+            append(&mut live, &rows);
+            let key: ArrayRef = Arc::new(StringArray::from(vec!["b"]));
+            let (_, partners) = live.probe(&[key], 1, false).unwrap();
+            live.set_matched(partners.into_iter().take(3));
+            live.expire((batch - 2) * 400_000);
+            if let Some(delta) = live.take_changes().unwrap() {
+                rebuilt.apply(&delta, 0, all).unwrap();
+            }
+            assert_eq!(content(&live), content(&rebuilt), "after batch {batch}");
+        }
+        assert!(live.row_count() < 1300 && live.alive.len() < 8000, "{} of {}", live.row_count(), live.alive.len());
+        assert!(live.chunks.len() < 20);
+        let mut from_snapshot = buffer();
+        from_snapshot.apply(&live.snapshot().unwrap().unwrap(), 0, all).unwrap();
+        assert_eq!(content(&live), content(&from_snapshot));
+    }
+
+    #[test]
+    fn rows_of_two_lanes_meet_in_one() {
+        let all: &Wanted<'_> = &|_, n| Ok(vec![true; n]);
+        let mut lanes = [buffer(), buffer()];
+        let mut merged = buffer();
+        for (lane, key) in ["a", "b"].into_iter().enumerate() {
+            append(&mut lanes[lane], &[(Some(key), lane as i64, None), (Some(key), 10 + lane as i64, None)]);
+            let rows = lanes[lane].alive_rows();
+            lanes[lane].set_matched(rows.into_iter().skip(lane).take(1));
+            let delta = lanes[lane].take_changes().unwrap().unwrap();
+            merged.apply(&delta, lane, all).unwrap();
+        }
+        merged.loaded(true);
+        assert_eq!(content(&merged), [(0, true), (1, false), (10, false), (11, true)]);
+    }
+}
