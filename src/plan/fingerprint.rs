@@ -51,7 +51,10 @@ pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
                 Forget::After(column, ..) => json!(column.name),
             },
         }),
-        StatefulKind::FirstRow { .. } => json!({ "operator": "first row", "keys and time": list(&node.exprs)? }),
+        // What has left already in update mode would leave again in append mode.
+        StatefulKind::FirstRow { .. } => {
+            json!({ "operator": "first row", "keys and time": list(&node.exprs)?, "output mode": mode.to_string() })
+        }
         StatefulKind::Join { join_type, null_equals_null, sides } => json!({
             "operator": "join",
             "kind": join_type.to_string(),

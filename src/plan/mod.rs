@@ -5,6 +5,7 @@
 
 pub mod asof_join;
 pub mod batch_time;
+pub mod completion;
 pub mod cumulate;
 pub mod duplicates;
 pub mod event_column;
@@ -13,6 +14,7 @@ pub mod fingerprint;
 pub mod first_row;
 pub mod lowering;
 pub mod nodes;
+pub mod numbering;
 pub mod operator_plan;
 pub mod output_mode;
 mod session_batch;

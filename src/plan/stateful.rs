@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DataFusionError, JoinType, Result as PlanResult};
+use datafusion::common::{Column, DataFusionError, Result as PlanResult};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::expr::GroupingSet;
@@ -13,15 +13,17 @@ use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, FetchType, Filter, LogicalPlan, SkipType};
 
-use super::event_column::{event_expr, first_event_column};
+use super::completion::complete;
+use super::event_column::event_expr;
 use super::first_row::find_first_rows;
-use super::nodes::{Forget, StatefulKind, StatefulNode, WatermarkNode, as_node, as_stateful, holds};
-use super::operator_plan::{OperatorPlan, WatermarkFlow};
-use super::output_mode::{Shape, check_aggregate, check_chain, check_join, check_node, check_shape, check_union};
-use super::stream_join::{prepare_joins, stream_join};
+use super::nodes::{StatefulKind, StatefulNode, WatermarkNode, as_node, as_stateful, holds};
+use super::numbering::number;
+use super::operator_plan::OperatorPlan;
+use super::output_mode::{Shape, check_aggregate, check_join, check_node, check_shape, check_union};
+use super::stream_join::prepare_joins;
+use super::stream_plan::WatermarkPlan;
 use super::stream_table::{BoundStream, StreamTable, bound_stream, is_streaming, scanned_stream};
 use super::window_function::{session_call, window_call, window_time};
-use super::{fingerprint, stream_plan::WatermarkPlan};
 use crate::error::{Error, Result};
 use crate::operator::event_time::{EventKey, EventTime};
 use crate::sink::OutputMode;
@@ -85,111 +87,11 @@ pub fn make_stateful(plan: LogicalPlan, mode: OutputMode, state: &SessionState) 
         .map_err(Error::from)?
         .data;
     let numbered = prepare_joins(rewritten, state)?
-        .transform_up(|node| number(node, mode, &mut found).map_err(DataFusionError::from))
+        .transform_up(|node| number(node, mode, &mut found.operators).map_err(DataFusionError::from))
         .map_err(Error::from)?
         .data;
     check_shape(mode, &found.shape)?;
     Ok((numbered, found))
-}
-
-/// Makes the joins of streams, numbers the stateful operators from below, and holds each against those below it.
-fn number(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Transformed<LogicalPlan>> {
-    let mut node = match plan {
-        LogicalPlan::Join(join) if is_streaming(&join.left) && is_streaming(&join.right) => stream_join(join, mode)?,
-        plan => match as_stateful(&plan) {
-            Some(node) => node.clone(),
-            None => return Ok(Transformed::no(plan)),
-        },
-    };
-    if mode != OutputMode::Append && node.inputs.iter().any(holds_aggregate) {
-        check_chain(mode, as_name(&node))?;
-    }
-    if let Some(below) = node.inputs.iter().find_map(user_state_that_ends_chains) {
-        return Err(Error::unsupported(format!(
-            "{} over {below} is not supported in any output mode: its rows may be older than the watermark; declare an event \
-             time of its output, or write its rows to a table and read that as a stream",
-            as_name(&node)
-        )));
-    }
-    node.operator = Some(found.operators.len());
-    found.operators.push(OperatorPlan {
-        fingerprint: fingerprint::of(&node, mode)?,
-        wants_no_data: wants_no_data(&node, mode),
-        name: progress_name(&node),
-        holds: holds_until(&node),
-        flow: WatermarkFlow::of(&node),
-    });
-    Ok(Transformed::yes(node.into_plan()))
-}
-
-fn user_state_that_ends_chains(plan: &LogicalPlan) -> Option<String> {
-    if let Some(StatefulNode { kind: StatefulKind::User(user), .. }) = as_stateful(plan)
-        && user.processor.ends_chains()
-        && user.event_time.is_none()
-    {
-        return Some(user.name.clone());
-    }
-    plan.inputs().into_iter().find_map(user_state_that_ends_chains)
-}
-
-/// What an operator is called in messages.
-fn as_name(node: &StatefulNode) -> &'static str {
-    match &node.kind {
-        StatefulKind::Aggregate { .. } => "an aggregate",
-        StatefulKind::Session { .. } => "an aggregate of sessions",
-        StatefulKind::Deduplicate { .. } => "a deduplication",
-        StatefulKind::FirstRow { .. } => "ROW_NUMBER() … = 1",
-        StatefulKind::Join { .. } => "a join of two streams",
-        StatefulKind::Asof { .. } => "an ASOF join",
-        StatefulKind::Limit { .. } => "LIMIT",
-        StatefulKind::User(_) => "user state",
-    }
-}
-
-/// What Spark calls an operator in progress reports.
-fn progress_name(node: &StatefulNode) -> &'static str {
-    match &node.kind {
-        StatefulKind::Aggregate { .. } => "stateStoreSave",
-        StatefulKind::Session { .. } => "sessionWindowStateStoreSaveExec",
-        StatefulKind::Deduplicate { within_watermark: true, .. } => "dedupeWithinWatermark",
-        StatefulKind::Deduplicate { .. } => "dedupe",
-        StatefulKind::FirstRow { .. } => "firstRow",
-        StatefulKind::Join { .. } => "symmetricHashJoin",
-        StatefulKind::Asof { .. } => "asofJoin",
-        StatefulKind::Limit { .. } => "globalLimit",
-        StatefulKind::User(user) => user.processor.progress_name(),
-    }
-}
-
-/// What the state of an operator holds until the watermark has come so far, in words that a time follows.
-fn holds_until(node: &StatefulNode) -> &'static str {
-    match &node.kind {
-        StatefulKind::Aggregate { event_key: Some(EventKey::Window(..) | EventKey::WindowColumn(_)), .. } => {
-            "window ending"
-        }
-        StatefulKind::Aggregate { .. } => "group of event time",
-        StatefulKind::Session { .. } => "session ending",
-        StatefulKind::Deduplicate { .. } => "key kept until",
-        StatefulKind::FirstRow { .. } | StatefulKind::Join { .. } | StatefulKind::Asof { .. } => "row kept until",
-        StatefulKind::Limit { .. } | StatefulKind::User(_) => "state kept until",
-    }
-}
-
-/// Whether a batch without data is worth running for an operator when the watermark moved. As in Spark, deduplication
-/// asks for one even where it forgets nothing.
-fn wants_no_data(node: &StatefulNode, mode: OutputMode) -> bool {
-    use super::nodes::SideExpiry::Never;
-    match &node.kind {
-        StatefulKind::Aggregate { .. } | StatefulKind::Session { .. } => mode != OutputMode::Complete,
-        StatefulKind::Deduplicate { .. } | StatefulKind::FirstRow { .. } | StatefulKind::Asof { .. } => true,
-        // Of an inner join only rows of a side that has a watermark are asked after, as in Spark.
-        StatefulKind::Join { sides, join_type, .. } => {
-            let inner = matches!(join_type, JoinType::Inner | JoinType::LeftSemi);
-            sides.iter().any(|side| side.expiry != Never && (side.late.is_some() || !inner))
-        }
-        StatefulKind::Limit { .. } => false,
-        StatefulKind::User(user) => user.processor.wants_no_data(),
-    }
 }
 
 fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Transformed<LogicalPlan>> {
@@ -209,7 +111,7 @@ fn rewrite(plan: LogicalPlan, mode: OutputMode, found: &mut Found) -> Result<Tra
         return number_watermark(node.clone(), found).map(Transformed::yes);
     }
     if let Some(node) = as_stateful(&plan) {
-        return resolve(node.clone(), mode).map(|node| Transformed::yes(node.into_plan()));
+        return complete(node.clone(), mode).map(|node| Transformed::yes(node.into_plan()));
     }
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
@@ -292,78 +194,6 @@ fn keeps_state(plan: &LogicalPlan) -> bool {
     holds(plan, &|node| as_stateful(node).is_some())
 }
 
-/// Completes an operator that a DataFrame or a function of SQL made, now that event times can be traced.
-fn resolve(mut node: StatefulNode, mode: OutputMode) -> Result<StatefulNode> {
-    let input = node.input();
-    match &node.kind {
-        StatefulKind::Deduplicate { within_watermark, .. } => {
-            let late = first_event_column(input);
-            let keyed = node.exprs.iter().enumerate().find_map(|(i, key)| Some((i, event_expr(input, key)?)));
-            let forget = match (within_watermark, &late, keyed) {
-                (true, Some((column, time)), _) => Forget::After(column.clone(), *time, delay_us(input).unwrap_or(0)),
-                (true, None, _) => {
-                    return Err(Error::unsupported(
-                        "drop_duplicates_within_watermark is not supported without a watermark in any output mode: define one, \
-                         or use drop_duplicates",
-                    ));
-                }
-                (false, _, Some((index, time))) => Forget::Key(index, time),
-                (false, _, None) => Forget::Never,
-            };
-            node.kind = StatefulKind::Deduplicate { within_watermark: *within_watermark, late, forget };
-        }
-        StatefulKind::FirstRow { .. } => {
-            let (time, keys) = node.exprs.split_last().ok_or_else(|| Error::internal("a first row without time"))?;
-            if event_expr(input, time) != Some(EventTime::Time { after_us: 0 }) {
-                return Err(Error::unsupported(format!(
-                    "ROW_NUMBER() over a stream must be ordered by the event time, and {time} has no watermark: define one on it"
-                )));
-            }
-            if mode == OutputMode::Complete {
-                return Err(Error::unsupported(
-                    "ROW_NUMBER() … = 1 over a stream is not supported in complete mode; use append or update mode",
-                ));
-            }
-            let event_key = keys.iter().enumerate().find_map(|(i, key)| Some((i, event_expr(input, key)?)));
-            node.kind = StatefulKind::FirstRow { event_key };
-        }
-        StatefulKind::Asof { outer, strictly_earlier, .. } => {
-            let times = &node.exprs[node.exprs.len() - 2..];
-            for (time, input) in times.iter().zip(&node.inputs) {
-                if event_expr(input, time) != Some(EventTime::Time { after_us: 0 }) {
-                    return Err(Error::unsupported(format!(
-                        "an ASOF join of streams compares their event times, and {time} has no watermark: define one on it"
-                    )));
-                }
-            }
-            if mode != OutputMode::Append {
-                return Err(Error::unsupported(
-                    "an ASOF join of streams is supported in append mode only: the nearest earlier row is final only once the \
-                     watermark has passed",
-                ));
-            }
-            let late = [first_event_column(&node.inputs[0]), first_event_column(&node.inputs[1])];
-            node.kind = StatefulKind::Asof { outer: *outer, strictly_earlier: *strictly_earlier, late };
-        }
-        StatefulKind::User(user) => {
-            let mut user = user.clone();
-            user.late = first_event_column(input);
-            user.processor.check(mode, user.late.is_some())?;
-            node.kind = StatefulKind::User(user);
-        }
-        _ => {}
-    }
-    Ok(node)
-}
-
-/// The delay of the first watermark below.
-fn delay_us(plan: &LogicalPlan) -> Option<i64> {
-    match as_node::<WatermarkNode>(plan) {
-        Some(node) => Some(node.delay_us),
-        None => plan.inputs().into_iter().find_map(delay_us),
-    }
-}
-
 /// A stream inside a sub-query expression would have to be read whole for one row.
 fn check_expressions(plan: &LogicalPlan) -> Result<()> {
     for expr in plan.expressions() {
@@ -431,7 +261,7 @@ fn watches_event_time(plan: &LogicalPlan) -> bool {
     holds(plan, &|node| as_node::<WatermarkNode>(node).is_some())
 }
 
-fn holds_aggregate(plan: &LogicalPlan) -> bool {
+pub(super) fn holds_aggregate(plan: &LogicalPlan) -> bool {
     holds(plan, &|node| as_stateful(node).is_some_and(StatefulNode::aggregates))
 }
 

@@ -15,6 +15,7 @@ use super::{Inner, locked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 use crate::plan::stream_table::is_streaming;
+use crate::query::Trigger;
 use crate::sink::OutputMode;
 use crate::sql::binder::{locate, plan_query, plan_statement};
 use crate::sql::script::{Piece, split_script};
@@ -231,10 +232,13 @@ impl Inner {
     }
 
     async fn explain(self: &Arc<Self>, analyze: bool, verbose: bool, what: Explained, piece: &Piece) -> Result<Done> {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut measured) = (Vec::new(), None);
         let (plan, mode) = match what {
             Explained::Flow(name) => {
                 let flow = self.flow(&name).map_err(|e| at(e, piece))?;
+                if analyze {
+                    measured = Some(self.measured(&flow).await.map_err(|e| at(e, piece))?);
+                }
                 waiting = self.waiting(&name);
                 (flow.request.plan, flow.request.mode)
             }
@@ -253,11 +257,10 @@ impl Inner {
             let explained = DataFrame::new(self.context.state(), plan).explain(verbose, analyze)?;
             return Ok(rows(explained));
         }
-        if analyze {
-            return Err(at(
-                Error::unsupported("EXPLAIN ANALYZE runs the query, and a stream does not end: use EXPLAIN"),
-                piece,
-            ));
+        if analyze && measured.is_none() {
+            let message =
+                "EXPLAIN ANALYZE runs the query, and a stream does not end: use EXPLAIN, or EXPLAIN ANALYZE FLOW";
+            return Err(at(Error::unsupported(message), piece));
         }
         let planned = match self.plan_stream(plan.clone(), mode).await {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
@@ -271,8 +274,23 @@ impl Inner {
             vec!["logical_plan".to_string(), planned.logical.display_indent().to_string()],
             vec!["physical_plan".to_string(), physical],
         ];
+        facts.extend(measured.map(|batch| vec!["last_batch".to_string(), batch]));
         facts.extend(waiting.into_iter().map(|reason| vec!["waiting".to_string(), reason]));
         self.text_rows(&["plan_type", "plan"], &facts)
+    }
+
+    /// Runs a flow that has yet to run and ends by itself, and returns what its last batch took: Spark's progress.
+    async fn measured(self: &Arc<Self>, flow: &Flow) -> Result<String> {
+        if !flow.started && matches!(flow.request.trigger, Trigger::AvailableNow | Trigger::Once) {
+            self.run_flows().await?;
+        }
+        let progress = self.queries.newest(flow.name()).and_then(|query| query.last_batch());
+        progress.map(|progress| progress.json()).ok_or_else(|| {
+            Error::unsupported(format!(
+                "EXPLAIN ANALYZE FLOW tells what the last batch took, and '{}' has run none: start it, or use EXPLAIN FLOW",
+                flow.name()
+            ))
+        })
     }
 
     /// Says what the state of a flow that has run waits for, a sentence for each operator.

@@ -276,6 +276,20 @@ fn joins() -> impl Strategy<Value = Twin> {
     )
 }
 
+/// Each row with the nearest earlier one: it leaves when the watermark has passed its time. Of several rows of one time
+/// the last to come counts, which a batch cannot know: only their time is looked at.
+fn nearest(kind: &str, time: &str) -> Twin {
+    let sql = format!(
+        "SELECT a.ts AS ats, a.k AS ak, a.v AS av, b.ts AS bts FROM $ev AS a {kind} $ev2 AS b ON a.k = b.k AND {time}"
+    );
+    Twin::same(Query { expires: Some("ats"), ..Query::stateless(&sql) })
+}
+
+fn asof_joins() -> impl Strategy<Value = Twin> {
+    let time = select(vec!["a.ts >= b.ts", "b.ts <= a.ts", "a.ts > b.ts", "b.ts < a.ts"]);
+    (select(vec!["ASOF JOIN", "ASOF LEFT JOIN"]), time).prop_map(|(kind, time)| nearest(kind, time))
+}
+
 /// The windows of one stream with what they hold.
 fn counted(stream: &str, functions: &str) -> String {
     format!(
@@ -462,7 +476,7 @@ fn sessions_amount_to_their_batch() {
 
 #[test]
 fn joins_amount_to_their_batch() {
-    all_amount_to_their_batch(joins());
+    all_amount_to_their_batch(prop_oneof![4 => joins(), 1 => asof_joins()]);
 }
 
 #[test]
@@ -559,6 +573,9 @@ fn listed() -> Vec<Twin> {
                 twins.push(joined(kind, ["$ev AS a", "$ev2 AS b"], &format!("a.k = b.k AND {range}"), "append"));
             }
         }
+    }
+    for kind in ["ASOF JOIN", "ASOF LEFT JOIN"] {
+        twins.extend(["a.ts >= b.ts", "b.ts < a.ts"].map(|time| nearest(kind, time)));
     }
     for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"] {
         twins.extend(SAME_WINDOW.map(|same| windows_joined(kind, same)));

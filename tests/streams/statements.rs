@@ -201,3 +201,22 @@ async fn watermark_for_counts_wherever_the_table_is_a_stream() {
     end.unwrap();
     assert_eq!(last_rows(&watched), [r#"{"n":1,"s":"2026-01-01T00:00:00"}"#]);
 }
+
+/// EXPLAIN ANALYZE FLOW tells of a batch: it runs what ends by itself, and says so where there is nothing to tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_analyze_tells_what_the_last_batch_took() {
+    let home = home();
+    let flow = "CREATE FLOW f OUTPUT MODE update AS INSERT INTO answer SELECT k, count(*) AS n FROM ev GROUP BY k;\n";
+    let (watched, end) = run(home.path(), &format!("{flow}EXPLAIN ANALYZE FLOW f;")).await;
+    end.unwrap();
+    let text = watched.text();
+    assert!(text.contains("StatefulAggregateExec") && text.contains("\"numInputRows\":4"), "{text}");
+    assert_eq!(last_rows(&watched).len(), 3, "the flow ran once");
+    let endless = flow.replace("FLOW f", "FLOW f TRIGGER PROCESSING TIME '1 hour'");
+    refused(
+        &format!("{endless}EXPLAIN ANALYZE FLOW f;"),
+        ErrorKind::Unsupported,
+        &["'f' has run none", "EXPLAIN FLOW"],
+    )
+    .await;
+}

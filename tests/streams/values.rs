@@ -55,6 +55,18 @@ async fn text_and_time() {
     assert!(rows("SET TIME ZONE 'UTC'").await.is_ok());
 }
 
+/// Arrow holds intervals against each other field by field, in which 25 hours are less than a day.
+#[tokio::test]
+async fn a_difference_of_times_is_as_long_as_it_is() {
+    for (later, within) in [("2026-01-02 01:00:00", "false"), ("2026-01-01 23:00:00", "true")] {
+        let times = format!("(VALUES (TIMESTAMP '2026-01-01 00:00:00', TIMESTAMP '{later}')) AS t(a, b)");
+        assert_eq!(one(&format!("SELECT b - a <= INTERVAL '1' DAY FROM {times}")).await, within);
+        assert_eq!(one(&format!("SELECT INTERVAL '1' DAY >= b - a FROM {times}")).await, within);
+        let between = format!("SELECT b - a BETWEEN INTERVAL '0' DAY AND INTERVAL '1' DAY FROM {times}");
+        assert_eq!(one(&between).await, within);
+    }
+}
+
 #[tokio::test]
 async fn on_a_clash_of_names_sparks_function_wins() {
     assert_eq!(one("SELECT coalesce(concat('a', NULL), 'null')").await, "null");
