@@ -123,14 +123,8 @@ impl Deduplicate {
     fn first_rows(&self, tables: &mut KeyedTables, rows: &KeyedRows) -> PlanResult<RecordBatch> {
         let count = rows.rows.num_rows();
         let groups = tables.intern(TABLE, &rows.keys, count)?;
-        let mut new = vec![true; count];
-        for row in tables.values(TABLE, &groups)?.0 {
-            new[row] = false;
-        }
         let mut seen = HashSet::new();
-        for (row, new) in new.iter_mut().enumerate() {
-            *new = *new && seen.insert(groups[row]);
-        }
+        let new: Vec<bool> = groups.iter().map(|group| !tables.has_row(TABLE, *group) && seen.insert(*group)).collect();
         let numbers: UInt32Array = (0..count as u32).filter(|row| new[*row as usize]).collect::<Vec<_>>().into();
         let kept: Vec<usize> = numbers.values().iter().map(|row| groups[*row as usize]).collect();
         if !kept.is_empty() {

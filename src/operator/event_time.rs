@@ -177,10 +177,10 @@ impl EventKey {
         match self {
             Self::Window(_, window) => Some(table.saturating_add(window.size_us) <= watermark_us),
             Self::Time { .. } | Self::WindowColumn(_) => {
-                let first = table * BUCKET_US;
+                let first = table.saturating_mul(BUCKET_US);
                 if first > watermark_us {
                     Some(false)
-                } else if first + BUCKET_US - 1 <= watermark_us {
+                } else if first.saturating_add(BUCKET_US - 1) <= watermark_us {
                     Some(true)
                 } else {
                     None

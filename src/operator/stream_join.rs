@@ -139,6 +139,8 @@ struct Joining<'a> {
     /// The rows that leave.
     out: Vec<RecordBatch>,
     updated: usize,
+    /// Rows dropped for want of the time by which they would be forgotten.
+    timeless: usize,
 }
 
 impl StreamJoin {
@@ -151,7 +153,7 @@ impl StreamJoin {
         let state = Arc::clone(&batch.state.stores[self.operator][lane]);
         let mut state = state.lock().await;
         let started_ms = batch.clock.now_ms();
-        let mut joining = Joining { join: self, out: Vec::new(), updated: 0 };
+        let mut joining = Joining { join: self, out: Vec::new(), updated: 0, timeless: 0 };
         let [left, right] = state.sides()?;
         if let Some(rows) = KeyedRows::concat(dealt[LEFT].take(lane))? {
             joining.add(LEFT, rows, left, right)?;
@@ -167,7 +169,8 @@ impl StreamJoin {
         }
         let oldest_us = left.first_expiry().into_iter().chain(right.first_expiry()).min();
         let at_ms = [started_ms, updated_ms, batch.clock.now_ms()];
-        let Joining { out, updated, .. } = joining;
+        let Joining { out, updated, timeless, .. } = joining;
+        batch.report().operators[self.operator].rows_without_event_time += timeless as u64;
         batch.commit_lane(self.operator, lane, &mut state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
         Ok(out)
     }
@@ -203,6 +206,7 @@ impl Joining<'_> {
     /// Joins the new rows of one side with what the other remembers, and remembers them.
     fn add(&mut self, side: usize, rows: KeyedRows, own: &mut RowBuffer, other: &mut RowBuffer) -> PlanResult<()> {
         let rows = self.with_a_chance(side, rows)?;
+        let rows = self.timed(side, rows)?;
         let count = rows.rows.num_rows();
         let mut matched = vec![false; count];
         for start in (0..count).step_by(PROBE_ROWS) {
@@ -236,6 +240,23 @@ impl Joining<'_> {
             self.alone(side, without.columns().to_vec(), without.num_rows())?;
         }
         rows.filter(&chance)
+    }
+
+    /// Drops and counts rows whose time is NULL: it is in no range and equal to nothing, so they find no partner and would
+    /// never expire. Spark keeps them for ever, so they leave an outer join neither there nor here.
+    fn timed(&mut self, side: usize, rows: KeyedRows) -> PlanResult<KeyedRows> {
+        let may_match = match self.join.sides[side].life {
+            RowLife::Forever => true,
+            RowLife::OfKey(..) => self.join.null_equals_null,
+            RowLife::After(..) => false,
+        };
+        let expiry = self.join.expiry(side, &rows)?;
+        if may_match || expiry.null_count() == 0 {
+            return Ok(rows);
+        }
+        let timed: BooleanArray = (0..expiry.len()).map(|row| Some(expiry.is_valid(row))).collect();
+        self.timeless += expiry.null_count();
+        rows.filter(&timed)
     }
 
     /// Finds the partners of new rows; pairs leave, and both are noted as matched.

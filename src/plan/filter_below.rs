@@ -78,5 +78,6 @@ fn key_index(column: &Column, node: &StatefulNode) -> Option<usize> {
         StatefulKind::Session { groups, session, .. } => (*groups, Some(*session)),
         _ => return None,
     };
-    (index < groups && made != Some(index)).then_some(index)
+    // A key that draws another value each time it is asked would be held against one that is not its own.
+    (index < groups && made != Some(index) && !node.exprs[index].is_volatile()).then_some(index)
 }

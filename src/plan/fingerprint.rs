@@ -7,10 +7,10 @@
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as PlanResult};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use serde_json::{Value, json};
 
-use super::nodes::{Forget, SideExpiry, StatefulKind, StatefulNode};
+use super::nodes::{Forget, SideExpiry, StatefulKind, StatefulNode, as_stateful};
 use crate::error::{Error, Result};
 use crate::sink::OutputMode;
 
@@ -20,7 +20,8 @@ use crate::sink::OutputMode;
 /// As DataFusion's typing of expressions.
 pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
     let schema = merge_schema(&node.inputs.iter().collect::<Vec<_>>());
-    let typed = |expr: &Expr| -> PlanResult<String> { Ok(format!("{}: {}", bare(expr)?, expr.get_type(&schema)?)) };
+    let typed =
+        |expr: &Expr| -> PlanResult<String> { Ok(format!("{}: {}", traced(expr, node)?, expr.get_type(&schema)?)) };
     let list = |exprs: &[Expr]| exprs.iter().map(typed).collect::<PlanResult<Vec<_>>>();
     // Rows that are kept whole must have the columns they had; which of them are kept is seen when state is read.
     Ok(match &node.kind {
@@ -32,6 +33,8 @@ pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
             "event time": event_key.map(|key| format!("{key:?}")),
             "watermark": watermarked,
             "keeps closed groups": mode == OutputMode::Complete,
+            // A group leaves when it closes in append mode, and while it is open in update mode.
+            "output mode": watermarked.then(|| mode.to_string()),
         }),
         StatefulKind::Session { groups, session, watermarked } => json!({
             "operator": "sessions",
@@ -82,13 +85,62 @@ pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
     })
 }
 
-/// The expression without names of tables and outermost aliases.
-fn bare(expr: &Expr) -> PlanResult<String> {
-    let unqualified = expr.clone().unalias_nested().data.transform(|e| match e {
-        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
-        other => Ok(Transformed::no(other)),
+/// The expression in terms of what the sources and the operators below give: a name that a sub-query or a view gave to
+/// something is not what it stands for. Over two inputs a column says which one it is of.
+fn traced(expr: &Expr, node: &StatefulNode) -> PlanResult<String> {
+    let whole = expr.clone().unalias_nested().data.transform_up(|e| match &e {
+        Expr::Column(column) => Ok(Transformed::yes(match node.inputs.as_slice() {
+            [left, right] => origin_of_two(left, right, column)?,
+            inputs => inputs.first().map_or(Ok(e.clone()), |input| origin(input, column))?,
+        })),
+        _ => Ok(Transformed::no(e)),
     })?;
-    Ok(unqualified.data.to_string())
+    Ok(whole.data.to_string())
+}
+
+fn origin_of_two(left: &LogicalPlan, right: &LogicalPlan, column: &Column) -> PlanResult<Expr> {
+    let (side, input) = if left.schema().has_column(column) { ("left", left) } else { ("right", right) };
+    Ok(match origin(input, column)? {
+        Expr::Column(column) => Expr::Column(Column::new(Some(side), column.name)),
+        expr => expr,
+    })
+}
+
+/// What a column of `plan` is made of.
+fn origin(plan: &LogicalPlan, column: &Column) -> PlanResult<Expr> {
+    let name = || Ok(Expr::Column(Column::new_unqualified(&column.name)));
+    let Some(index) = plan.schema().maybe_index_of_column(column) else {
+        return name();
+    };
+    let at = |input: &LogicalPlan, index: usize| match index < input.schema().fields().len() {
+        true => origin(input, &Column::from(input.schema().qualified_field(index))),
+        false => name(),
+    };
+    if let Some(node) = as_stateful(plan) {
+        let passes_on = !(node.aggregates() || matches!(node.kind, StatefulKind::User(_)));
+        return match (passes_on, node.inputs.as_slice()) {
+            (true, [input]) => at(input, index),
+            (true, [left, right]) => origin_of_two(left, right, column),
+            _ => name(),
+        };
+    }
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let expr = projection.expr[index].clone().unalias_nested().data;
+            let whole = expr.transform_up(|e| match &e {
+                Expr::Column(column) => Ok(Transformed::yes(origin(&projection.input, column)?)),
+                _ => Ok(Transformed::no(e)),
+            })?;
+            Ok(whole.data)
+        }
+        LogicalPlan::SubqueryAlias(alias) => at(&alias.input, index),
+        LogicalPlan::Join(join) => origin_of_two(&join.left, &join.right, column),
+        LogicalPlan::Unnest(unnest) => {
+            at(&unnest.input, unnest.dependency_indices.get(index).copied().unwrap_or(index))
+        }
+        LogicalPlan::TableScan(_) | LogicalPlan::Union(_) => name(),
+        _ => plan.inputs().first().map_or_else(name, |input| at(input, index)),
+    }
 }
 
 /// Compares what a checkpoint's operators were with what the query's are.

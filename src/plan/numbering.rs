@@ -9,10 +9,10 @@ use super::fingerprint;
 use super::nodes::{SideExpiry, StatefulKind, StatefulNode, as_stateful};
 use super::operator_plan::{OperatorPlan, WatermarkFlow};
 use super::output_mode::check_chain;
-use super::stateful::holds_aggregate;
 use super::stream_join::stream_join;
 use super::stream_table::is_streaming;
 use crate::error::{Error, Result};
+use crate::operator::event_time::EventKey;
 use crate::sink::OutputMode;
 
 /// Makes the joins of streams, numbers the stateful operators from below, and holds each against those below it.
@@ -31,8 +31,10 @@ pub fn number(
             None => return Ok(Transformed::no(plan)),
         },
     };
-    if mode != OutputMode::Append && node.inputs.iter().any(holds_aggregate) {
-        check_chain(mode, as_name(&node))?;
+    if mode != OutputMode::Append
+        && let Some(below) = node.inputs.iter().find_map(that_changes_its_rows)
+    {
+        check_chain(mode, as_name(&node), as_name(below))?;
     }
     if let Some(below) = node.inputs.iter().find_map(user_state_that_ends_chains) {
         return Err(Error::unsupported(format!(
@@ -50,6 +52,12 @@ pub fn number(
         flow: WatermarkFlow::of(&node),
     });
     Ok(Transformed::yes(node.into_plan()))
+}
+
+/// An operator below whose rows, outside append mode, replace rows that it gave before.
+fn that_changes_its_rows(plan: &LogicalPlan) -> Option<&StatefulNode> {
+    let changes = |node: &&StatefulNode| node.aggregates() || matches!(node.kind, StatefulKind::FirstRow { .. });
+    as_stateful(plan).filter(changes).or_else(|| plan.inputs().into_iter().find_map(that_changes_its_rows))
 }
 
 fn user_state_that_ends_chains(plan: &LogicalPlan) -> Option<String> {

@@ -83,7 +83,7 @@ pub fn operator_watermarks(operators: &[OperatorPlan], query_ms: i64) -> Vec<Opt
             WatermarkInput::Operator(id) => handed_on.get(*id).copied().flatten(),
         });
         let watermark = inputs.reduce(|a, b| a.min(b)).flatten();
-        let lowered = operator.flow.lowered_us.iter().copied().max().unwrap_or(0);
+        let lowered = operator.flow.lowered_us.iter().copied().fold(0, i64::max);
         own.push(watermark);
         handed_on.push(watermark.map(|us| us.saturating_sub(lowered)));
     }

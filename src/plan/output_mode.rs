@@ -22,16 +22,16 @@ pub fn check_aggregate(mode: OutputMode, watermarked: bool, what: &str) -> Resul
     Ok(())
 }
 
-/// Refuses an operator on top of an aggregate, outside append mode: Spark's "possible correctness issue".
+/// Refuses an operator on top of one that changes rows it gave, outside append mode: Spark's "possible correctness issue".
 ///
 /// # Errors
 /// `Unsupported`.
-pub fn check_chain(mode: OutputMode, what: &str) -> Result<()> {
+pub fn check_chain(mode: OutputMode, what: &str, below: &str) -> Result<()> {
     if mode == OutputMode::Append {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "{what} over an aggregate of a stream cannot run in {mode} mode: the inner one would emit rows that it later \
+        "{what} over {below} of a stream cannot run in {mode} mode: the inner one would emit rows that it later \
          changes, and the outer one would count them twice; use append mode"
     )))
 }

@@ -26,6 +26,7 @@ use super::stream_table::{BoundStream, StreamTable, bound_stream, is_streaming, 
 use super::window_function::{session_call, window_call, window_time};
 use crate::error::{Error, Result};
 use crate::operator::event_time::{EventKey, EventTime};
+use crate::operator::session::gap_us;
 use crate::sink::OutputMode;
 
 /// What the walk over the plan finds.
@@ -261,7 +262,7 @@ fn watches_event_time(plan: &LogicalPlan) -> bool {
     holds(plan, &|node| as_node::<WatermarkNode>(node).is_some())
 }
 
-pub(super) fn holds_aggregate(plan: &LogicalPlan) -> bool {
+fn holds_aggregate(plan: &LogicalPlan) -> bool {
     holds(plan, &|node| as_stateful(node).is_some_and(StatefulNode::aggregates))
 }
 
@@ -332,7 +333,11 @@ fn sessions(
              emitted would be no more; use append or complete mode"
         )));
     }
-    let watermarked = event_expr(&aggregate.input, time).is_some();
+    // A gap that is written out is read now, not with the first row.
+    if let Expr::Literal(value, _) = gap {
+        gap_us(&value.to_array()?)?;
+    }
+    let watermarked = makes_windows(&aggregate.input, time);
     check_aggregate(mode, watermarked, what)?;
     let (time, gap) = (time.clone(), gap.clone());
     let time = match time.get_type(aggregate.input.schema())? {
@@ -389,11 +394,7 @@ fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<Event
                 return Err(Error::internal("a window call that is none"));
             };
             let key = EventKey::Window(*index, spec?);
-            // A window's start lies before what its rows may still bring: it is no event time to make windows of.
-            let watermarked = match event_expr(input, time) {
-                Some(EventTime::Window { .. } | EventTime::Time { after_us: 0 }) => true,
-                Some(EventTime::Time { .. }) | None => false,
-            };
+            let watermarked = makes_windows(input, time);
             let time = match time.get_type(input.schema())? {
                 DataType::Struct(_) => window_time(time.clone()),
                 _ => time.clone(),
@@ -414,6 +415,12 @@ fn event_key(input: &LogicalPlan, mut groups: Vec<Expr>) -> Result<(Option<Event
         },
     );
     Ok((key, key.is_some(), groups))
+}
+
+/// Whether windows can be made of a time that close by the watermark. A window's start is no such time: it lies before
+/// what its rows may still bring.
+fn makes_windows(input: &LogicalPlan, time: &Expr) -> bool {
+    matches!(event_expr(input, time), Some(EventTime::Window { .. } | EventTime::Time { after_us: 0 }))
 }
 
 /// Functions whose answer depends on which row came first.

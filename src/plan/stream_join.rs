@@ -148,9 +148,10 @@ pub fn stream_join(join: Join, mode: OutputMode) -> Result<StatefulNode> {
     };
     if !enough {
         return Err(Error::unsupported(format!(
-            "a {join_type} join of two streams needs to know when a row can find no partner any more: define watermarks on \
+            "{} join of two streams needs to know when a row can find no partner any more: define watermarks on \
              both streams, and either join on an event time (or window) or bound the event times against each other, as in \
-             ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '10' MINUTE"
+             ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '10' MINUTE",
+            kind(join_type)
         )));
     }
     let (left, right): (Vec<Expr>, Vec<Expr>) = join.on.into_iter().unzip();
@@ -164,9 +165,22 @@ pub fn stream_join(join: Join, mode: OutputMode) -> Result<StatefulNode> {
     })
 }
 
+/// A kind of join in words.
+fn kind(join_type: JoinType) -> String {
+    match join_type {
+        JoinType::Inner => "an inner".to_string(),
+        JoinType::Left => "a left outer".to_string(),
+        JoinType::Right => "a right outer".to_string(),
+        JoinType::Full => "a full outer".to_string(),
+        JoinType::LeftSemi => "a left semi".to_string(),
+        JoinType::LeftAnti => "a left anti".to_string(),
+        other => format!("a {other}"),
+    }
+}
+
 fn check(join: &Join, mode: OutputMode) -> Result<()> {
     let join_type = join.join_type;
-    let refuse = |why: &str| Err(Error::unsupported(format!("a {join_type} join of two streams {why}")));
+    let refuse = |why: &str| Err(Error::unsupported(format!("{} join of two streams {why}", kind(join_type))));
     match (join_type, mode) {
         (JoinType::Inner | JoinType::LeftSemi, OutputMode::Append | OutputMode::Update) => {}
         (JoinType::Left | JoinType::Right | JoinType::Full, OutputMode::Append) => {}

@@ -27,6 +27,8 @@ pub(super) const HEAD: usize = 2;
 const NONE: (u32, u32) = (u32::MAX, u32::MAX);
 /// Rows that expire are found by the second in which they do.
 const SECOND_US: i64 = 1_000_000;
+/// So many chunks are looked through as they are.
+const FEW_CHUNKS: usize = 16;
 /// An index with fewer dead keys than this is not worth making anew.
 const FEW_DEAD: usize = 4096;
 /// In the metadata of a state file whose table ids are starts of windows: the windows' length in microseconds.
@@ -67,6 +69,8 @@ struct Table {
     /// How many groups have a row.
     live: usize,
     chunks: Vec<Chunk>,
+    /// chunk → by row its group
+    owners: Vec<Vec<u32>>,
     chunk_rows: usize,
     /// Bytes of all chunks: kept, since looking at every chunk would cost the state.
     bytes: usize,
@@ -343,6 +347,9 @@ impl KeyedTables {
         for id in ids {
             let Some(old) = self.tables.remove(&id) else { continue };
             self.renumbered += 1;
+            if old.live == 0 {
+                continue;
+            }
             let live = old.live()?;
             let groups = self.intern(id, &live.keys, old.live)?;
             self.insert(id, &groups, live)?;
@@ -358,6 +365,7 @@ impl KeyedTables {
                 rows: Vec::new(),
                 live: 0,
                 chunks: Vec::new(),
+                owners: Vec::new(),
                 chunk_rows: 0,
                 bytes: 0,
                 expiring: BTreeMap::new(),
@@ -372,25 +380,19 @@ impl KeyedTables {
             entry.live += usize::from(entry.rows[*group] == NONE);
             entry.rows[*group] = (number, row as u32);
         }
-        if let Some(column) = self.expiry {
-            let expiry: &Int64Array = chunk.values[column].as_primitive();
-            for (us, group) in expiry.iter().zip(groups) {
-                if let Some(us) = us {
-                    entry.expiring.entry(us.div_euclid(SECOND_US)).or_default().push(*group as u32);
-                }
-            }
-        }
         entry.bytes += chunk.bytes();
         entry.chunks.push(chunk);
+        entry.owners.push(groups.iter().map(|group| *group as u32).collect());
         entry.chunk_rows += groups.len();
-        // Rows that newer ones replaced are swept when they are half of all: a constant cost a row put.
-        if entry.chunks.len() > 16 && entry.chunk_rows > 2 * entry.live {
-            let live = entry.live()?;
-            let places = entry.rows.iter_mut().filter(|place| **place != NONE);
-            places.enumerate().for_each(|(row, place)| *place = (0, row as u32));
-            entry.chunk_rows = entry.live;
-            entry.bytes = live.bytes();
-            entry.chunks = vec![live];
+        if let Some(column) = self.expiry {
+            entry.note_expiry(entry.chunks.len() - 1, column);
+        }
+        if entry.chunks.len() > FEW_CHUNKS {
+            // Rows that newer ones replaced are swept when they are half of all: a constant cost a row put.
+            match entry.chunk_rows > 2 * entry.live {
+                true => entry.compact(self.expiry)?,
+                false => entry.merge_chunks()?,
+            }
         }
         Ok(())
     }
@@ -511,6 +513,62 @@ impl Table {
         let keys = (0..first.keys.len()).map(|k| gather(&self.chunks, places, |c| &c.keys[k]));
         let values = (0..first.values.len()).map(|v| gather(&self.chunks, places, |c| &c.values[v]));
         Ok(Chunk { keys: keys.collect::<Result<_>>()?, values: values.collect::<Result<_>>()? })
+    }
+
+    /// Makes one chunk of the rows that are alive; what the index of expiring rows holds of others goes too.
+    fn compact(&mut self, expiry: Option<usize>) -> Result<()> {
+        let live = self.live()?;
+        let mut owners = Vec::with_capacity(self.live);
+        for (group, place) in self.rows.iter_mut().enumerate().filter(|(_, place)| **place != NONE) {
+            *place = (0, owners.len() as u32);
+            owners.push(group as u32);
+        }
+        self.chunk_rows = self.live;
+        self.bytes = live.bytes();
+        self.chunks = vec![live];
+        self.owners = vec![owners];
+        if let Some(column) = expiry {
+            self.expiring.clear();
+            self.note_expiry(0, column);
+        }
+        Ok(())
+    }
+
+    /// Joins the last chunks, so that they double towards the front: there are few, and each row is copied a few times.
+    fn merge_chunks(&mut self) -> Result<()> {
+        let joined = |a: &[ArrayRef], b: &[ArrayRef]| -> Result<Vec<ArrayRef>> {
+            a.iter().zip(b).map(|(a, b)| Ok(concat(&[a.as_ref(), b.as_ref()])?)).collect()
+        };
+        while let [.., before, last] = self.chunks.as_slice()
+            && let [.., owners, moved] = self.owners.as_mut_slice()
+            && owners.len() <= 2 * moved.len()
+        {
+            let chunk =
+                Chunk { keys: joined(&before.keys, &last.keys)?, values: joined(&before.values, &last.values)? };
+            self.bytes = self.bytes + chunk.bytes() - before.bytes() - last.bytes();
+            let (target, offset) = (self.chunks.len() as u32 - 2, owners.len() as u32);
+            for (row, group) in (0u32..).zip(moved.iter()) {
+                let place = &mut self.rows[*group as usize];
+                if *place == (target + 1, row) {
+                    *place = (target, offset + row);
+                }
+            }
+            owners.append(moved);
+            self.owners.pop();
+            self.chunks.truncate(target as usize);
+            self.chunks.push(chunk);
+        }
+        Ok(())
+    }
+
+    /// Puts the rows of a chunk into the index of expiring rows.
+    fn note_expiry(&mut self, chunk: usize, column: usize) {
+        let expiry: &Int64Array = self.chunks[chunk].values[column].as_primitive();
+        for (us, group) in expiry.iter().zip(&self.owners[chunk]) {
+            if let Some(us) = us {
+                self.expiring.entry(us.div_euclid(SECOND_US)).or_default().push(*group);
+            }
+        }
     }
 
     /// When a group's row expires; `None` where it has none or never does.

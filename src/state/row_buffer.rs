@@ -165,6 +165,10 @@ impl RowBuffer {
         let (mut probing, mut found) = (Vec::new(), Vec::new());
         if self.alive_count > 0 {
             for (row, hash) in hashes_of(keys, rows)?.into_iter().enumerate() {
+                // All NULLs have one hash: they would meet each other for nothing.
+                if !null_equals_null && keys.iter().any(|key| key.is_null(row)) {
+                    continue;
+                }
                 let first = found.len();
                 let mut at = self.newest.get(&hash).copied().unwrap_or(END);
                 while at != END {

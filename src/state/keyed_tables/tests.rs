@@ -95,3 +95,27 @@ fn dead_keys_do_not_pile_up() {
     assert_eq!(tables.row_count(), 400);
     assert!(tables.tables[&0].rows.len() < 6000, "{}", tables.tables[&0].rows.len());
 }
+
+#[test]
+fn keys_that_never_got_a_row_are_forgotten() {
+    let mut tables = tables();
+    let keys: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values((0..5000).map(|i| i.to_string())))];
+    tables.intern(0, &keys, 5000).unwrap();
+    assert!(tables.take_changes().unwrap().is_none());
+    assert!(tables.table_ids().is_empty());
+}
+
+#[test]
+fn chunks_stay_few_where_rows_are_only_added() {
+    let mut tables = tables();
+    for batch in 0..500i64 {
+        put(&mut tables, 0, &[(&format!("a{batch}"), batch), (&format!("b{batch}"), -batch)]);
+        if batch % 100 == 0 {
+            put(&mut tables, 0, &[("a0", batch + 1)]);
+        }
+    }
+    assert!(tables.tables[&0].chunks.len() < 32, "{}", tables.tables[&0].chunks.len());
+    let all = rows(&tables);
+    assert_eq!(all.len(), 1000);
+    assert!(all.contains(&(0, "a0".to_string(), 401)) && all.contains(&(0, "b499".to_string(), -499)));
+}
