@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::IntervalMonthDayNano;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result as PlanResult, ScalarValue};
 use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, LogicalPlan, Operator};
 use datafusion::optimizer::AnalyzerRule;
 
@@ -31,8 +32,14 @@ impl AnalyzerRule for TimeDifference {
 /// # Errors
 /// As DataFusion's tree rewriting.
 pub fn days_as_nanoseconds(plan: LogicalPlan) -> PlanResult<LogicalPlan> {
-    let rewritten =
-        plan.transform_up_with_subqueries(|node| node.map_expressions(|expr| expr.transform_up(|e| Ok(compared(e)))))?;
+    let rewritten = plan.transform_up_with_subqueries(|node| {
+        // A column that is such a comparison keeps its name, which others go by.
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr.transform_up(|e| Ok(compared(e)))?.update_data(|expr| name.restore(expr)))
+        })
+    })?;
     Ok(rewritten.data)
 }
 
