@@ -89,9 +89,9 @@ async fn run(batches: i64) -> millstream::error::Result<()> {
         took_ms += started.elapsed().as_secs_f64() * 1000.0;
         let every = (batches / LINES).max(1);
         if batch % every == 0
-            && let Some(progress) = query.last_progress()
+            // The last report may be of a trigger that found nothing: it tells of no state.
+            && let Some(state) = query.recent_progress().iter().rev().find_map(|p| p.state_operators.first())
         {
-            let state = &progress.state_operators[0];
             let line = json!({
                 "rows": 2 * batch * ROWS,
                 "state_rows": state.num_rows_total,

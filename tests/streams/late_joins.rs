@@ -13,7 +13,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 use crate::answer::{answer, first_difference};
-use crate::case::Case;
+use crate::case::{Case, Home, Outcome, run_script};
 use crate::cut_off::runtime;
 use crate::model::{Modelled, Watermark, drifting, judge, times_ms};
 use crate::oracle::config;
@@ -200,4 +200,26 @@ fn the_model_knows_the_example() {
     ];
     assert_eq!(first_difference(&answer(&want), &answer(&modelled.lines)), None);
     assert_eq!(modelled.late_rows, 0);
+}
+
+/// A row of the outer side without an event time: it can have no partner, and no watermark would ever pass it.
+#[tokio::test]
+async fn rows_without_a_time_are_counted_and_not_remembered() {
+    let event = |second: Option<i64>, k| Event { at_ms: second.map(|s| s * 1000), k: Some(k), v: Some(1), d: 0.0 };
+    let left = vec![vec![event(Some(5), "a"), event(None, "a"), event(None, "b")], vec![event(Some(90), "c")]];
+    let right = vec![vec![event(Some(7), "a"), event(None, "a")], vec![event(Some(90), "c")]];
+    let case =
+        Late { outer: true, from: 0, to: 10, compares: false, delays_seconds: [0, 0], streams: [left, right] }.case();
+    let mut home = Home::new(&case);
+    home.add_files(&case.streams);
+    let Outcome { lines, reports, end } = run_script(&home.script(&case)).await;
+    end.unwrap();
+    let pair = |second: i64, partner: i64, k| row(&event(Some(second), k), Some(&event(Some(partner), k)));
+    let rows: Vec<&Value> = lines.iter().flat_map(|line| line["rows"].as_array().unwrap()).collect();
+    assert_eq!(rows, [&pair(5, 7, "a"), &pair(90, 90, "c")]);
+    let operators = || reports.iter().flat_map(|report| &report.state_operators);
+    let timeless: i64 = operators().map(|operator| operator.custom_metrics["rowsWithoutEventTime"]).sum();
+    // That of the right was filtered out as one that meets nothing, before the join.
+    assert_eq!(timeless, 2);
+    assert_eq!(operators().next_back().unwrap().num_rows_total, 2);
 }
