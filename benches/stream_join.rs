@@ -7,11 +7,9 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods)] // a bench measures real time
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::ScalarValue;
 use millstream::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
@@ -19,32 +17,28 @@ use tokio::runtime::Runtime;
 
 /// How many rows a batch has on either side.
 const ROWS: i64 = 10_000;
-/// How much event time a batch spans.
-const BATCH_US: i64 = 10_000_000;
-/// 2026-01-01 00:00 UTC, in microseconds.
-const ORIGIN_US: i64 = 1_767_225_600_000_000;
+/// How much event time passes from batch to batch, in milliseconds.
+const BATCH_MS: i64 = 10_000;
+/// So many batches a payment comes behind its order: five minutes.
+const BEHIND: i64 = 30;
+/// 2026-01-01 00:00 UTC, in milliseconds.
+const ORIGIN_MS: i64 = 1_767_225_600_000;
 /// How many lines are printed.
 const LINES: i64 = 10;
 
-fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true),
-        Field::new("id", DataType::Int64, true),
-        Field::new("v", DataType::Int64, true),
-    ]))
-}
-
-/// Batch `batch` of a side; of the ids that the other side has, `shift` says which come when.
-fn rows(batch: i64, shift: i64) -> RecordBatch {
-    let numbers = || 0..ROWS;
-    let times = numbers().map(|n| ORIGIN_US + batch * BATCH_US + n * (BATCH_US / ROWS));
-    let ids = numbers().map(|n| (batch - shift) * ROWS + (n * 7919) % ROWS);
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
-        Arc::new(Int64Array::from_iter_values(ids)),
-        Arc::new(Int64Array::from_iter_values(numbers())),
-    ];
-    RecordBatch::try_new(schema(), columns).unwrap()
+/// A side of the join: rows that nobody keeps, whose ids run from `first` on.
+async fn side(session: &Session, prefix: &str, first: i64) -> millstream::error::Result<DataFrame> {
+    let numbered = session
+        .read_stream()
+        .format("rate-micro-batch")
+        .option("rowsPerBatch", ROWS)
+        .option("advanceMillisPerBatch", BATCH_MS)
+        .option("startTimestamp", ORIGIN_MS)
+        .load("")
+        .await?;
+    let named = |expr: Expr, name: &str| expr.alias(format!("{prefix}_{name}"));
+    let columns = [named(col("timestamp"), "ts"), named(col("value") + lit(first), "id"), named(col("value"), "v")];
+    numbered.select(columns.to_vec())?.with_watermark(&format!("{prefix}_ts"), "1 minute")
 }
 
 /// The resident memory of this process in bytes; zero where the system does not tell.
@@ -56,20 +50,13 @@ fn resident_bytes() -> u64 {
 async fn run(batches: i64) -> millstream::error::Result<()> {
     let folder = TempDir::new().unwrap();
     let session = Session::new();
-    let (orders, payments) = (MemoryStream::new(schema()), MemoryStream::new(schema()));
-    let watermarked = |stream: &MemoryStream, prefix: &str| -> millstream::error::Result<DataFrame> {
-        let names = ["ts", "id", "v"].map(|name| col(name).alias(format!("{prefix}_{name}")));
-        let frame = session.read_stream().memory(stream)?.select(names.to_vec())?;
-        frame.with_watermark(&format!("{prefix}_ts"), "1 minute")
-    };
-    let joined = watermarked(&orders, "order")?.join_on(
-        watermarked(&payments, "payment")?,
+    let joined = side(&session, "order", 0).await?.join_on(
+        side(&session, "payment", -BEHIND * ROWS).await?,
         JoinType::Inner,
         [
             col("order_id").eq(col("payment_id")),
             col("payment_ts").gt_eq(col("order_ts")),
-            col("payment_ts")
-                .lt_eq(col("order_ts") + lit(datafusion::common::ScalarValue::new_interval_dt(0, 600_000))),
+            col("payment_ts").lt_eq(col("order_ts") + lit(ScalarValue::new_interval_dt(0, 600_000))),
         ],
     )?;
     let query = joined
@@ -79,29 +66,25 @@ async fn run(batches: i64) -> millstream::error::Result<()> {
         .option("checkpointLocation", folder.path().display())
         .start("")
         .await?;
-    let mut took_ms = 0.0;
-    for batch in 1..=batches {
-        orders.push(rows(batch, 0))?;
-        // Payments come five minutes behind their orders.
-        payments.push(rows(batch, 30))?;
-        let started = Instant::now();
-        query.process_all_available().await?;
-        took_ms += started.elapsed().as_secs_f64() * 1000.0;
-        let every = (batches / LINES).max(1);
-        if batch % every == 0
-            // The last report may be of a trigger that found nothing: it tells of no state.
-            && let Some(state) = query.recent_progress().iter().rev().find_map(|p| p.state_operators.first())
-        {
-            let line = json!({
-                "rows": 2 * batch * ROWS,
-                "state_rows": state.num_rows_total,
-                "state_mb": state.memory_used_bytes as f64 / 1e6,
-                "resident_mb": resident_bytes() as f64 / 1e6,
-                "batch_ms": took_ms / every as f64,
-            });
-            println!("{line}");
-            took_ms = 0.0;
-        }
+    let every = (batches / LINES).max(1);
+    let mut started = Instant::now();
+    let mut told = 0;
+    while told + every <= batches && query.is_active() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let Some(progress) = query.last_progress().filter(|progress| progress.batch_id >= told + every) else {
+            continue;
+        };
+        let ran = progress.batch_id - told;
+        let Some(state) = progress.state_operators.first() else { continue };
+        let line = json!({
+            "rows": 2 * (progress.batch_id + 1) * ROWS,
+            "state_rows": state.num_rows_total,
+            "state_mb": state.memory_used_bytes as f64 / 1e6,
+            "resident_mb": resident_bytes() as f64 / 1e6,
+            "batch_ms": started.elapsed().as_secs_f64() * 1000.0 / ran as f64,
+        });
+        println!("{line}");
+        (started, told) = (Instant::now(), progress.batch_id);
     }
     query.stop().await
 }

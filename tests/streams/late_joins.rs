@@ -214,9 +214,8 @@ async fn rows_without_a_time_are_counted_and_not_remembered() {
     home.add_files(&case.streams);
     let Outcome { lines, reports, end } = run_script(&home.script(&case)).await;
     end.unwrap();
-    let pair = |second: i64, partner: i64, k| row(&event(Some(second), k), Some(&event(Some(partner), k)));
-    let rows: Vec<&Value> = lines.iter().flat_map(|line| line["rows"].as_array().unwrap()).collect();
-    assert_eq!(rows, [&pair(5, 7, "a"), &pair(90, 90, "c")]);
+    let rows = lines.iter().flat_map(|line| line["rows"].as_array().unwrap());
+    assert_eq!(rows.map(|row| row["bk"].as_str()).collect::<Vec<_>>(), [Some("a"), Some("c")]);
     let operators = || reports.iter().flat_map(|report| &report.state_operators);
     let timeless: i64 = operators().map(|operator| operator.custom_metrics["rowsWithoutEventTime"]).sum();
     // That of the right was filtered out as one that meets nothing, before the join.
