@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::call::{call, call_of};
+use super::each_select::each_select;
 use super::script::parse_query;
 use super::words::normal;
 use crate::error::{Error, Result};
@@ -25,35 +26,7 @@ pub(super) const EXPLODE_OUTER: &str = "explode_outer";
 /// # Errors
 /// `Unsupported` for views of other functions than `explode` and `explode_outer`.
 pub fn resolve_lateral_views(query: &mut Query) -> Result<()> {
-    match query.visit(&mut Queries) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(*error),
-    }
-}
-
-struct Queries;
-
-impl VisitorMut for Queries {
-    type Break = Box<Error>;
-
-    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
-        match resolve_body(&mut query.body, query.order_by.as_mut()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(Box::new(error)),
-        }
-    }
-}
-
-/// The ORDER BY belongs to a SELECT only where the query is that one SELECT.
-fn resolve_body(body: &mut SetExpr, order_by: Option<&mut OrderBy>) -> Result<()> {
-    match body {
-        SetExpr::Select(select) => resolve_select(select, order_by),
-        SetExpr::SetOperation { left, right, .. } => {
-            resolve_body(left, None)?;
-            resolve_body(right, None)
-        }
-        _ => Ok(()),
-    }
+    each_select(query, resolve_select)
 }
 
 fn resolve_select(select: &mut Select, order_by: Option<&mut OrderBy>) -> Result<()> {

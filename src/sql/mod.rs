@@ -11,6 +11,7 @@ mod call;
 mod clause;
 mod create;
 pub mod data_type;
+mod each_select;
 pub mod functions;
 pub mod lateral_view;
 pub mod relation;

@@ -10,11 +10,11 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, Ident, OrderBy, Query, Select, SelectItem, SetExpr, TableAlias, TableFactor, Value, VisitMut,
-    VisitorMut,
+    Expr, GroupByExpr, Ident, OrderBy, Query, Select, SelectItem, TableAlias, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use super::call::{TableCall, call, call_of, described, get_field};
+use super::each_select::each_select;
 use super::words::normal;
 use crate::error::{Error, Result};
 
@@ -29,35 +29,7 @@ const WINDOW_PARTS: &[&str] = &["window_start", "window_end", "window_time"];
 /// # Errors
 /// `InvalidQuery` or `Unsupported` where the grouping is not that of the sessions; the message says what would do.
 pub fn resolve_session_tables(query: &mut Query) -> Result<()> {
-    match query.visit(&mut Queries) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(*error),
-    }
-}
-
-struct Queries;
-
-impl VisitorMut for Queries {
-    type Break = Box<Error>;
-
-    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
-        match resolve_body(&mut query.body, query.order_by.as_mut()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(Box::new(error)),
-        }
-    }
-}
-
-/// The ORDER BY belongs to a SELECT only where the query is that one SELECT.
-fn resolve_body(body: &mut SetExpr, order_by: Option<&mut OrderBy>) -> Result<()> {
-    match body {
-        SetExpr::Select(select) => resolve_select(select, order_by),
-        SetExpr::SetOperation { left, right, .. } => {
-            resolve_body(left, None)?;
-            resolve_body(right, None)
-        }
-        _ => Ok(()),
-    }
+    each_select(query, resolve_select)
 }
 
 fn resolve_select(select: &mut Select, order_by: Option<&mut OrderBy>) -> Result<()> {
