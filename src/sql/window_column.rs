@@ -5,48 +5,26 @@
 //! itself: the planner then finds the grouping in it. `session_window` likewise. A query that groups by no such call
 //! is left alone: its `window` is a column like any other.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, GroupByExpr, Ident, ObjectName, OrderBy, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, VisitMut, VisitorMut,
+    SelectItemQualifiedWildcardKind, VisitMut, VisitorMut,
 };
 
 use super::call::get_field;
+use super::each_select::each_select;
 
 /// Functions whose call in GROUP BY makes a column of their name.
 const WINDOW_COLUMNS: &[&str] = &["window", "session_window"];
 
 /// Replaces `window`, `window.start` and `window.end` by what they stand for, in `query` and every query within it.
 pub fn resolve_window_columns(query: &mut Query) {
-    // nothing breaks this walk off
-    let _ = query.visit(&mut Queries);
+    let Ok(()) = each_select(query, resolve_select);
 }
 
-struct Queries;
-
-impl VisitorMut for Queries {
-    type Break = ();
-
-    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        resolve_body(&mut query.body, query.order_by.as_mut());
-        ControlFlow::Continue(())
-    }
-}
-
-/// Resolves the SELECTs of a query; the ORDER BY belongs to a SELECT only where the query is that one SELECT.
-fn resolve_body(body: &mut SetExpr, order_by: Option<&mut OrderBy>) {
-    match body {
-        SetExpr::Select(select) => resolve_select(select, order_by),
-        SetExpr::SetOperation { left, right, .. } => {
-            resolve_body(left, None);
-            resolve_body(right, None);
-        }
-        _ => {}
-    }
-}
-
-fn resolve_select(select: &mut Select, mut order_by: Option<&mut OrderBy>) {
+fn resolve_select(select: &mut Select, mut order_by: Option<&mut OrderBy>) -> Result<(), Infallible> {
     for name in WINDOW_COLUMNS {
         let call = match &select.group_by {
             GroupByExpr::Expressions(keys, _) => keys.iter().find(|key| is_call(key, name)).cloned(),
@@ -62,6 +40,7 @@ fn resolve_select(select: &mut Select, mut order_by: Option<&mut OrderBy>) {
             let _ = order_by.visit(&mut column);
         }
     }
+    Ok(())
 }
 
 /// The column that one grouping makes.
