@@ -32,6 +32,8 @@
 pub mod checkpoint;
 pub mod clock;
 pub mod error;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 pub mod interval;
 pub mod operator;
 pub mod options;

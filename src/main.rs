@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    millstream::failpoints::set_from_environment();
     let filter = EnvFilter::builder()
         .with_env_var("MILLSTREAM_LOG")
         .with_default_directive(LevelFilter::WARN.into())

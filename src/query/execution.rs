@@ -120,6 +120,7 @@ impl Execution {
 
     /// Closes sources and sinks.
     pub async fn close(&self) {
+        fail::fail_point!("stop.mid_graceful");
         for source in &self.sources {
             source.stop().await;
         }

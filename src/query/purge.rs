@@ -38,8 +38,9 @@ impl Execution {
 }
 
 async fn sweep_after(checkpoint: &Checkpoint, commit: &CommitEntry) -> Result<()> {
-    // A batch that another run did not decide has the version of this run's first, or a later one.
-    let strange = |_: &str, version: i64, run: u64| version > commit.batch_id && run != commit.run;
+    // A batch that an earlier run did not decide has the version of this run's first, or a later one. What a later run
+    // wrote is not for a run to judge that has slept through being taken over.
+    let strange = |_: &str, version: i64, run: u64| version > commit.batch_id && run < commit.run;
     remove_state(checkpoint, commit.state.len(), KEY_GROUPS, strange).await
 }
 

@@ -113,7 +113,6 @@ impl LaneStore {
             let bytes = codec::encode(&batch)?;
             let (length, crc32) = (bytes.len() as u64, checksum(&bytes));
             let file = StateFile { name, store: self.name.clone(), lane: self.lane, version, kind, length, crc32 };
-            fail::fail_point!("state.delta_partly_written");
             if !store.create(&file.name, bytes).await? {
                 return Err(Error::new(
                     crate::error::ErrorKind::Fenced,

@@ -2,11 +2,11 @@
 //!
 //! A name appears only when its file is whole and synced, and never replaces another: that is what the logs build
 //! on. A failed fsync is an error and is never tried again, since the kernel may have dropped the pages it could
-//! not write. The file sink uses the blocking functions at the end for data files that it writes itself.
+//! not write.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -15,7 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::DurableStore;
-use crate::error::{Error, ErrorKind, Result};
+use super::disk::{Link, create_folder, failed, link_new, remove, sync_dir, write_synced};
+use crate::error::{Error, Result};
 
 /// What every file begins with that is not whole yet.
 const TEMPORARY: &str = ".tmp-";
@@ -193,80 +194,6 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
-/// How a file got its new name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Link {
-    /// It has both names now.
-    Linked,
-    /// It has the new name alone: the file system knows no links.
-    Moved,
-    /// The new name was taken; nothing was changed.
-    Taken,
-}
-
-/// Gives the file `from` the name `to`, never replacing a file. Not durable before the folder of `to` is synced.
-pub(crate) fn link_new(from: &Path, to: &Path) -> io::Result<Link> {
-    match fs::hard_link(from, to) {
-        Ok(()) => Ok(Link::Linked),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Link::Taken),
-        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
-            if to.try_exists()? {
-                return Ok(Link::Taken);
-            }
-            fs::rename(from, to)?;
-            Ok(Link::Moved)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Makes the entries of the folder durable.
-pub(crate) fn sync_dir(path: &Path) -> Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    match File::open(path).and_then(|folder| folder.sync_all()) {
-        Ok(()) => Ok(()),
-        // Some file systems have nothing to sync in a folder and say so.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        Err(error) => Err(failed("sync the folder", path, error)),
-    }
-}
-
-/// Creates `folder` and what is missing above it, durably; below `base` also what is there is made durable, since a
-/// process may have died between creating and syncing it.
-pub(crate) fn create_folder(folder: &Path, base: &Path) -> Result<()> {
-    let steps: Vec<&Path> = folder
-        .ancestors()
-        .take_while(|step| !step.as_os_str().is_empty() && (step.starts_with(base) || !step.exists()))
-        .collect();
-    for step in steps.into_iter().rev() {
-        let existed = match fs::create_dir(step) {
-            Ok(()) => false,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && step.is_dir() => true,
-            Err(error) => return Err(failed("create the folder", step, error)),
-        };
-        let Some(parent) = step.parent() else {
-            continue;
-        };
-        // A parent that we may pass through but not read was not ours to create either.
-        if !existed || parent.as_os_str().is_empty() || File::open(parent).is_ok() {
-            sync_dir(parent)?;
-        }
-    }
-    Ok(())
-}
-
-/// The error of an operation on a file: names the full path, and has the kind of its remedy.
-pub(crate) fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
-    let message = format!("cannot {doing} {}: {error}", path.display());
-    let full =
-        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory);
-    if full {
-        let message = format!("{message}; free space there and start again: the query goes on where it stopped");
-        return Error::new(ErrorKind::ResourcesExhausted, message).with_source(error);
-    }
-    Error::unavailable(message).with_source(error)
-}
-
 /// What tells this process's temporary files from those of all others: a process id alone comes back in containers.
 static PROCESS: LazyLock<String> = LazyLock::new(|| {
     let random = uuid::Uuid::new_v4().simple().to_string();
@@ -277,19 +204,6 @@ fn temporary_name(target: &Path) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     format!("{TEMPORARY}{name}{}{}", PROCESS.as_str(), COUNTER.fetch_add(1, Ordering::Relaxed))
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
-        _ => Ok(()),
-    }
 }
 
 /// The names of the files in `folder`; none where there is no such folder.
@@ -315,22 +229,22 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A test may make the process die while a log's entry is written but does not have its name yet.
-#[cfg(feature = "failpoints")]
+/// A test may make the process die while a file is written but does not have its name yet.
 fn interrupt_before_link(name: &str) {
-    match name.split('/').next() {
-        Some("offsets") => fail::fail_point!("offset_log.temp_written"),
-        Some("commits") => fail::fail_point!("commit_log.temp_written"),
-        _ => {}
+    if name.ends_with(".delta") {
+        fail::fail_point!("state.delta_partly_written");
+    } else if name.ends_with(".snapshot") {
+        fail::fail_point!("state.mid_snapshot");
+    } else if name.starts_with("offsets/") {
+        fail::fail_point!("offset_log.temp_written");
+    } else if name.starts_with("commits/") {
+        fail::fail_point!("commit_log.temp_written");
     }
 }
 
-#[cfg(not(feature = "failpoints"))]
-fn interrupt_before_link(_name: &str) {}
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(test)]
 mod tests {

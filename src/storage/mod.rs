@@ -12,15 +12,18 @@ use bytes::Bytes;
 use crate::error::Result;
 
 mod checked;
+mod disk;
 mod local;
 pub mod manifest;
 mod object;
 mod place;
+mod power_cut;
 
 pub use checked::{checksum, decode_checked, encode_checked, read_checked, write_checked};
 pub(crate) use checked::{decode_or_remedy, file_path};
+pub(crate) use disk::{Link, create_folder, create_new, failed, link_new, sync_dir, sync_file};
 pub use local::LocalStore;
-pub(crate) use local::{Link, blocking, create_folder, failed, link_new, sync_dir};
+pub(crate) use local::blocking;
 pub use object::ObjectBackedStore;
 pub use place::{Place, open_place};
 

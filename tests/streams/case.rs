@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -17,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::answer::{Answer, answer, bag, first_difference};
+pub(crate) use crate::disk::{literal, write_rows};
 use crate::watched::Watched;
 
 /// The time of modification of a table's first file, in seconds since 1970; each further file is ten seconds younger.
@@ -179,19 +179,6 @@ impl Home {
         };
         case.statics.iter().map(statement).collect()
     }
-}
-
-/// Writes rows as a line of JSON each.
-pub(crate) fn write_rows(path: &Path, rows: &[Value]) -> File {
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    let mut file = File::create(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-/// A path as it stands between quotes in SQL.
-pub(crate) fn literal(path: &Path) -> String {
-    path.display().to_string().replace('\'', "''")
 }
 
 /// A setting's value as it stands in SQL: words in quotes.

@@ -5,7 +5,8 @@
 //! folders too, and fails where such a file lies where it should not.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use arrow::json::writer::{LineDelimited, WriterBuilder};
@@ -15,7 +16,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::answer::{Bag, bag, difference};
-use crate::case::literal;
 
 /// A table that flows write.
 #[derive(Debug, Clone)]
@@ -141,6 +141,19 @@ pub(crate) fn read_entry(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap();
     let (_, payload) = text.split_once('\n').unwrap();
     serde_json::from_str(payload).unwrap()
+}
+
+/// Writes rows as a line of JSON each.
+pub(crate) fn write_rows(path: &Path, rows: &[Value]) -> File {
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let mut file = File::create(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// A path as it stands between quotes in SQL.
+pub(crate) fn literal(path: &Path) -> String {
+    path.display().to_string().replace('\'', "''")
 }
 
 /// A view that cannot tell a bad table from a good one proves nothing.

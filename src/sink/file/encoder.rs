@@ -17,7 +17,7 @@ use parquet::file::properties::WriterProperties;
 use super::csv::CsvWriter;
 use super::format::FileFormat;
 use crate::error::{Error, Result};
-use crate::storage::failed;
+use crate::storage::{create_new, failed};
 
 /// What the format's writer writes to.
 struct Output {
@@ -47,7 +47,7 @@ impl Progress {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.file.write(bytes) {
+        match write(&mut self.file, bytes) {
             Ok(written) => {
                 self.progress.bytes.fetch_add(written as u64, Ordering::Relaxed);
                 Ok(written)
@@ -62,6 +62,12 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Writes, unless a test makes the disk fail.
+fn write(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    fail::fail_point!("disk.write_fails", |_| Err(io::Error::other("a test made this fail")));
+    file.write(bytes)
 }
 
 enum Writer {
@@ -91,7 +97,7 @@ impl Encoder {
     pub(super) fn create(path: &Path, format: &FileFormat, schema: &SchemaRef) -> Result<Self> {
         // This run may have tried the batch before. Removed, never overwritten: a published file may be the same one.
         let _ = std::fs::remove_file(path);
-        let file = File::create_new(path).map_err(|error| failed("create", path, error))?;
+        let file = create_new(path).map_err(|error| failed("create", path, error))?;
         let progress = Arc::<Progress>::default();
         let output = Output { file, progress: Arc::clone(&progress) };
         let writer = match format {

@@ -105,7 +105,7 @@ impl FileSink {
             return Ok(());
         }
         for name in self.store.list(STAGING_FOLDER).await? {
-            if Names::of_other_run(&name, &context.query_id, context.run) {
+            if Names::of_earlier_run(&name, &context.query_id, context.run) {
                 self.store.delete(&format!("{STAGING_FOLDER}/{name}")).await?;
             }
         }

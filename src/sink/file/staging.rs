@@ -66,11 +66,12 @@ impl Names {
         }
     }
 
-    /// Whether the staged file `name` is of another run of the query.
-    pub(super) fn of_other_run(name: &str, query_id: &str, run: u64) -> bool {
+    /// Whether the staged file `name` is of an earlier run of the query. What a later run has staged is not for a run
+    /// to judge that has slept through being taken over.
+    pub(super) fn of_earlier_run(name: &str, query_id: &str, run: u64) -> bool {
         let mut words = name.split('-');
         let same_query = words.next() == Some(Self::short_id(query_id).as_str());
-        same_query && words.nth(1).and_then(|r| r.parse::<u64>().ok()).is_some_and(|r| r != run)
+        same_query && words.nth(1).and_then(|r| r.parse::<u64>().ok()).is_some_and(|r| r < run)
     }
 
     pub(super) fn staging(&self, root: &Path) -> PathBuf {
@@ -90,7 +91,7 @@ impl Names {
 pub(super) fn publish(root: &Path, files: &[StagedFile]) -> Result<()> {
     let mut folders = BTreeSet::new();
     for file in files {
-        let target = root.join(&file.path);
+        let target = target(root, file);
         let folder = target.parent().unwrap_or(root);
         fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, error))?;
         // Folders down to the file are synced whoever created them: an earlier run may have died before it could.
@@ -111,6 +112,14 @@ pub(super) fn publish(root: &Path, files: &[StagedFile]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where the file goes. A test may break the promise that this never changes, to see that it would be noticed.
+fn target(root: &Path, file: &StagedFile) -> PathBuf {
+    let target = root.join(&file.path);
+    fail::fail_point!("broken.names_change", |_| target
+        .with_file_name(format!("part-{}.parquet", uuid::Uuid::new_v4().simple())));
+    target
 }
 
 fn publish_one(staged: &Path, target: &Path, size: u64) -> Result<()> {

@@ -18,7 +18,7 @@ use super::format::Settings;
 use super::partition::Partitioner;
 use super::staging::{Names, StagedFile, in_parallel};
 use crate::error::{Error, Result};
-use crate::storage::{failed, sync_dir};
+use crate::storage::{failed, sync_dir, sync_file};
 
 /// Rows that wait for their files, over all folders.
 const WAITING_BYTES: usize = 64 * 1024 * 1024;
@@ -200,6 +200,6 @@ impl BatchWriter {
     /// Makes the files that are complete durable, through the handles that wrote them: they would tell of an error.
     fn sync(&mut self) -> Result<()> {
         let files = std::mem::take(&mut self.unsynced);
-        in_parallel(&files, |(path, file)| file.sync_all().map_err(|error| failed("sync", path, error)))
+        in_parallel(&files, |(path, file)| sync_file(file, path).map_err(|error| failed("sync", path, error)))
     }
 }

@@ -1,0 +1,74 @@
+//! What a power cut would leave on the disk: for tests, and nothing without the feature `failpoints`.
+//!
+//! Where `MILLSTREAM_DURABLE` names a folder, each fsync copies there what it made durable: of a file its bytes
+//! (`file-<inode>`), of a folder its entries (`folder-<inode>`, a line `<inode> <name>` each). Whatever is not there is
+//! what a power cut may take away. Names are part of their folder, not of their file, as POSIX has it.
+
+#[cfg(feature = "failpoints")]
+mod recorded {
+    use std::fs::{self, File};
+    use std::io::{self, Write};
+    use std::os::unix::fs::MetadataExt;
+    use std::path::{Path, PathBuf};
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static FOLDER: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("MILLSTREAM_DURABLE").map(PathBuf::from));
+
+    /// Forgets the bytes of an earlier file that had the same inode.
+    pub(crate) fn created(file: &File) {
+        note(|folder| {
+            let _ = fs::remove_file(folder.join(format!("file-{}", file.metadata()?.ino())));
+            Ok(())
+        });
+    }
+
+    pub(crate) fn file_synced(file: &File, path: &Path) {
+        note(|folder| put(folder, &format!("file-{}", file.metadata()?.ino()), &fs::read(path)?));
+    }
+
+    pub(crate) fn folder_synced(path: &Path) {
+        note(|folder| {
+            let mut entries = String::new();
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                // Another thread may remove one meanwhile: then it is not durable.
+                if let Ok(metadata) = entry.metadata() {
+                    entries.push_str(&format!("{} {}\n", metadata.ino(), entry.file_name().to_string_lossy()));
+                }
+            }
+            put(folder, &format!("folder-{}", fs::metadata(path)?.ino()), entries.as_bytes())
+        });
+    }
+
+    /// A record is whole or not there, as the process may be killed at any time.
+    fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let temporary = folder.join(format!("writing-{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
+        File::create(&temporary)?.write_all(bytes)?;
+        fs::rename(&temporary, folder.join(name))
+    }
+
+    /// A record that cannot be kept would make a test say what it has not seen.
+    fn note(write: impl FnOnce(&Path) -> io::Result<()>) {
+        if let Some(folder) = FOLDER.as_deref()
+            && let Err(error) = write(folder)
+        {
+            tracing::error!(%error, "cannot record what is durable");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+pub(crate) use recorded::{created, file_synced, folder_synced};
+
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn created(_file: &std::fs::File) {}
+
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn file_synced(_file: &std::fs::File, _path: &std::path::Path) {}
+
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn folder_synced(_path: &std::path::Path) {}
