@@ -23,7 +23,8 @@ pub fn must_be_seen(place: &Place) {
             Err(why) => verdict.note(why),
         }
         let Verdict { lost, duplicated, wrong, .. } = verdict;
-        assert!(expected(&verdict), "{what} is not seen: {lost} lost, {duplicated} duplicated, {wrong} wrong");
+        let why = verdict.why.join("\n");
+        assert!(expected(&verdict), "{what} is not seen: {lost} lost, {duplicated} duplicated, {wrong} wrong\n{why}");
         println!("{what} is seen: {lost} lost, {duplicated} duplicated, {wrong} wrong");
     };
     seen("nothing broken", Verdict::is_clean, |_| {});
@@ -32,7 +33,7 @@ pub fn must_be_seen(place: &Place) {
         |verdict| verdict.duplicated > 0,
         |trial| {
             let broken = ("FAILPOINTS", "broken.names_change=return");
-            let died = trial.run(&[broken, ("MILLSTREAM_SIGNAL", "sink.mid_publish:8:KILL")]).code().is_none();
+            let died = trial.run(&[broken, ("MILLSTREAM_SIGNAL", "sink.mid_publish:1:KILL")]).code().is_none();
             assert!(died, "{}", trial.log());
         },
     );
