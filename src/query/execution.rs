@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::late_rows::LateOutput;
 use super::progress::Durations;
+use super::purge::Leftovers;
 use super::source_activity::SourceActivity;
 use super::streaming_query::QueryShared;
 use super::trigger::Trigger;
@@ -66,8 +67,8 @@ pub struct Execution {
     pub(super) wake_ms: Option<i64>,
     /// Timers that are due later wake nobody: a query that ends by itself does not wait for what it has only just set.
     pub(super) wakes_until_ms: Option<i64>,
-    /// Whether what undecided batches of earlier runs left was removed.
-    pub(super) swept: bool,
+    /// What undecided batches of earlier runs left, until it is removed.
+    pub(super) leftovers: Option<Leftovers>,
 }
 
 /// What a batch reads: its log entry, and by source its splits.

@@ -71,7 +71,7 @@ impl Execution {
         // 9: what led here may be cleaned.
         self.advance(&entry, &ran.report);
         self.tell_sources().await;
-        self.sweep(&commit).await;
+        self.sweep().await;
         self.purge(batch_id).await;
         self.report_batch(&entry, &context, &ran.report, &ran.prepared, durations).await;
         Ok(())

@@ -16,11 +16,14 @@ const FEWEST: u64 = 50;
 impl Execution {
     /// Removes what undecided batches of earlier runs left, once this run has decided a batch: before, a run that was
     /// fenced may still be deciding the one that what lies there belongs to.
-    pub(super) async fn sweep(&mut self, commit: &CommitEntry) {
-        if std::mem::replace(&mut self.swept, true) {
+    pub(super) async fn sweep(&mut self) {
+        let Some(leftovers) = self.leftovers.take() else {
             return;
-        }
-        if let Err(error) = sweep_after(&self.checkpoint, commit).await {
+        };
+        let run = self.checkpoint.run().number();
+        // What a later run wrote is not for a run to judge that has slept through being taken over.
+        let gone = |name: &str, version: i64, of: u64| of < run && leftovers.contain(name, version);
+        if let Err(error) = remove_state(&self.checkpoint, self.plan.operators.len(), KEY_GROUPS, gone).await {
             tracing::warn!(%error, "state of undecided batches could not be removed");
         }
     }
@@ -37,11 +40,23 @@ impl Execution {
     }
 }
 
-async fn sweep_after(checkpoint: &Checkpoint, commit: &CommitEntry) -> Result<()> {
-    // A batch that an earlier run did not decide has the version of this run's first, or a later one. What a later run
-    // wrote is not for a run to judge that has slept through being taken over.
-    let strange = |_: &str, version: i64, run: u64| version > commit.batch_id && run < commit.run;
-    remove_state(checkpoint, commit.state.len(), KEY_GROUPS, strange).await
+/// State files that count for nothing: those of earlier runs that no commit lists. A run may have died after it decided
+/// a batch and before it removed what the run before had left of the same batch.
+pub(super) struct Leftovers {
+    /// The version of state that the run began with.
+    version: i64,
+    listed: BTreeSet<String>,
+}
+
+impl Leftovers {
+    /// Those that a run finds which begins after `commit`.
+    pub(super) fn after(commit: Option<&CommitEntry>) -> Self {
+        Self { version: commit.map_or(0, |commit| commit.batch_id + 1), listed: commit.map(listed).unwrap_or_default() }
+    }
+
+    fn contain(&self, name: &str, version: i64) -> bool {
+        version >= self.version && !self.listed.contains(name)
+    }
 }
 
 async fn purge_below(checkpoint: &Checkpoint, oldest: i64) -> Result<()> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::execution::{Execution, QuerySettings};
 use super::late_rows::{LateOutput, LateTable};
+use super::purge::Leftovers;
 use super::source_activity::SourceActivity;
 use super::streaming_query::QueryShared;
 use super::trigger::Trigger;
@@ -33,6 +34,23 @@ impl Execution {
     /// `CheckpointIncompatible` where the checkpoint is another query's, saying what changed; `CheckpointCorrupt`
     /// where a file is missing or altered; and what sources and sink say when they are opened.
     pub(super) async fn recover(
+        shared: Arc<QueryShared>,
+        plan: StreamPlan,
+        settings: QuerySettings,
+        trigger: Trigger,
+        checkpoint: Checkpoint,
+        sink: Arc<dyn Sink>,
+        late_table: Option<LateTable>,
+    ) -> Result<Self> {
+        let run = checkpoint.run().clone();
+        match Self::restore(shared, plan, settings, trigger, checkpoint, sink, late_table).await {
+            Ok(execution) => Ok(execution),
+            // What another run has changed meanwhile looks like damage.
+            Err(error) => Err(run.check().await.err().unwrap_or(error)),
+        }
+    }
+
+    async fn restore(
         shared: Arc<QueryShared>,
         plan: StreamPlan,
         mut settings: QuerySettings,
@@ -111,7 +129,7 @@ impl Execution {
             last_trigger_ms: None,
             wake_ms,
             wakes_until_ms: None,
-            swept: false,
+            leftovers: Some(Leftovers::after(commit.as_ref())),
         })
     }
 }

@@ -175,6 +175,7 @@ fn zombie(job: &Job<'_>, trial: &Trial, verdict: &mut Verdict) {
     if let Err(why) = trial.finish() {
         verdict.note(why);
     }
+    verdict.overtaken = Some(1);
     send("CONT", &first);
     let status = first.wait().unwrap();
     let log = trial.log();

@@ -104,8 +104,14 @@ impl FileSink {
         if batch_id < context.next_batch_id || self.swept.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.unstage(&context, i64::MAX).await
+    }
+
+    /// Removes what earlier runs staged of batches up to `last`.
+    async fn unstage(&self, context: &SinkContext, last: i64) -> Result<()> {
         for name in self.store.list(STAGING_FOLDER).await? {
-            if Names::of_earlier_run(&name, &context.query_id, context.run) {
+            let batch_id = Names::batch_of_earlier_run(&name, &context.query_id, context.run);
+            if batch_id.is_some_and(|batch_id| batch_id <= last) {
                 self.store.delete(&format!("{STAGING_FOLDER}/{name}")).await?;
             }
         }
@@ -217,7 +223,8 @@ impl Sink for FileSink {
         self.check_owner(&query_id).await?;
         let last = self.manifest.last_batch(&query_id).await?.unwrap_or(-1);
         if last >= batch_id {
-            return Ok(());
+            // What is published needs nothing staged, whoever staged it.
+            return self.unstage(&self.context()?, last).await;
         }
         if last + 1 < batch_id && batch_id > self.first_batch_id() {
             return Err(Error::corrupt(format!(

@@ -66,12 +66,15 @@ impl Names {
         }
     }
 
-    /// Whether the staged file `name` is of an earlier run of the query. What a later run has staged is not for a run
-    /// to judge that has slept through being taken over.
-    pub(super) fn of_earlier_run(name: &str, query_id: &str, run: u64) -> bool {
+    /// The batch of the staged file `name`, where an earlier run of the query wrote it. What a later run has staged is
+    /// not for a run to judge that has slept through being taken over.
+    pub(super) fn batch_of_earlier_run(name: &str, query_id: &str, run: u64) -> Option<i64> {
         let mut words = name.split('-');
-        let same_query = words.next() == Some(Self::short_id(query_id).as_str());
-        same_query && words.nth(1).and_then(|r| r.parse::<u64>().ok()).is_some_and(|r| r < run)
+        if words.next() != Some(Self::short_id(query_id).as_str()) {
+            return None;
+        }
+        let batch_id = words.next()?.parse().ok()?;
+        (words.next()?.parse::<u64>().ok()? < run).then_some(batch_id)
     }
 
     pub(super) fn staging(&self, root: &Path) -> PathBuf {
