@@ -154,8 +154,12 @@ impl StreamingQuery {
             outcome,
         });
         let clock = Arc::clone(&settings.clock);
+        let own_run = checkpoint.run().clone();
         let recovery = Execution::recover(Arc::clone(&shared), plan, settings, trigger, checkpoint, sink, late_table);
-        let execution = caught(|| "a source or sink that was opened".to_string(), recovery).await?;
+        let execution = match caught(|| "a source or sink that was opened".to_string(), recovery).await {
+            Ok(execution) => execution,
+            Err(error) => return Err(own_run.judge(error).await),
+        };
         shared.listeners.notify_started(&QueryStarted {
             id: shared.id.clone(),
             run_id: shared.run_id.clone(),
@@ -258,7 +262,10 @@ impl StreamingQuery {
 }
 
 async fn run(shared: Arc<QueryShared>, mut execution: Execution, stopped: watch::Receiver<bool>) {
-    let ended = caught(|| "the query's task".to_string(), execution.run(stopped)).await;
+    let ended = match caught(|| "the query's task".to_string(), execution.run(stopped)).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(execution.checkpoint.run().judge(error).await),
+    };
     let closing = async {
         execution.close().await;
         Ok(())
