@@ -3,11 +3,14 @@
 //! Kinds are chosen by remedy: a caller matches on [`ErrorKind`] to decide whether to mend the query, the
 //! options, the data, the checkpoint, or to try again.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
+use futures::FutureExt;
 
 /// The result of everything that can fail in Millstream.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -110,6 +113,11 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
+    /// Makes an [`ErrorKind::Internal`] of a panic in `what`, with what it said.
+    pub fn panicked(what: impl fmt::Display, panic: &(dyn Any + Send)) -> Self {
+        Self::internal(format!("{what} panicked: {}", panic_words(panic)))
+    }
+
     /// Returns an error of the same kind and words, without the cause: for a second reader.
     pub fn copy_of(other: &Error) -> Self {
         Self { kind: other.kind, message: other.message.clone(), context: other.context.clone(), source: None }
@@ -138,6 +146,18 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.message
     }
+}
+
+/// Returns what a panic said.
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// Does `work`, which is not ours; a panic in it is an error of `what`.
+pub(crate) async fn caught<T>(what: impl FnOnce() -> String, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.unwrap_or_else(|panic| Err(Error::panicked(what(), panic.as_ref())))
 }
 
 impl fmt::Display for Error {
@@ -174,7 +194,7 @@ impl From<DataFusionError> for Error {
             DataFusionError::Collection(mut all) if !all.is_empty() => Self::from(all.swap_remove(0)),
             DataFusionError::ArrowError(inner, _) => Self::from(*inner),
             DataFusionError::Shared(inner) => shared(&inner),
-            DataFusionError::ResourcesExhausted(m) => Self::new(ErrorKind::ResourcesExhausted, m),
+            DataFusionError::ResourcesExhausted(m) => no_room(&m),
             DataFusionError::NotImplemented(m) => Self::unsupported(m),
             DataFusionError::Execution(m) => Self::data_invalid(m),
             e @ (DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::SQL(..)) => {
@@ -188,6 +208,18 @@ impl From<DataFusionError> for Error {
     }
 }
 
+/// DataFusion says who holds how much, over several lines, and not what to do.
+fn no_room(told: &str) -> Error {
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::new(
+        ErrorKind::ResourcesExhausted,
+        format!(
+            "{told}; give more memory (--memory-limit, or Session::builder().memory_limit()) or let the query keep less: a \
+             shorter watermark delay, fewer keys, smaller batches; started again, it goes on where it stopped"
+        ),
+    )
+}
+
 /// An error that several readers of one stream share: the kind survives, the cause is told in words.
 fn shared(error: &DataFusionError) -> Error {
     match error {
@@ -197,7 +229,7 @@ fn shared(error: &DataFusionError) -> Error {
         },
         DataFusionError::Shared(inner) => shared(inner),
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => shared(inner),
-        DataFusionError::ResourcesExhausted(m) => Error::new(ErrorKind::ResourcesExhausted, m.clone()),
+        DataFusionError::ResourcesExhausted(m) => no_room(m),
         DataFusionError::Execution(m) => Error::data_invalid(m.clone()),
         e => Error::internal(e.strip_backtrace()),
     }

@@ -36,19 +36,33 @@ pub(crate) async fn read_or_create(store: &dyn DurableStore) -> Result<Metadata>
     }
 }
 
+/// Returns a folder that holds files as a checkpoint's does.
+async fn folder_in_use(store: &dyn DurableStore) -> Result<Option<&'static str>> {
+    for folder in [OFFSETS, COMMITS, RUNS] {
+        if !store.list(folder).await?.is_empty() {
+            return Ok(Some(folder));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads the metadata, or `None` where the directory holds no checkpoint.
 pub(crate) async fn read(store: &dyn DurableStore) -> Result<Option<Metadata>> {
     let path = file_path(store, METADATA);
-    let Some(bytes) = store.read(METADATA).await? else {
-        for folder in [OFFSETS, COMMITS, RUNS] {
-            if !store.list(folder).await?.is_empty() {
-                return Err(Error::corrupt(format!(
+    let bytes = match store.read(METADATA).await? {
+        Some(bytes) => bytes,
+        None => {
+            let Some(folder) = folder_in_use(store).await? else {
+                return Ok(None);
+            };
+            // Metadata comes before any other file: where it is there now, another run began the checkpoint this moment.
+            store.read(METADATA).await?.ok_or_else(|| {
+                Error::corrupt(format!(
                     "{path} is missing, though {folder}/ holds files; restore it from a copy, or use a new directory \
                      (a copy that was interrupted: delete the directory and copy again)"
-                )));
-            }
+                ))
+            })?
         }
-        return Ok(None);
     };
     if bytes.first() == Some(&b'{') {
         return Err(Error::incompatible(format!(

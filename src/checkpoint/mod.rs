@@ -55,7 +55,9 @@ impl Checkpoint {
     pub async fn open(store: Arc<dyn DurableStore>) -> Result<Self> {
         let metadata = metadata::read_or_create(store.as_ref()).await?;
         let run = Run::take(Arc::clone(&store)).await?;
-        layout::verify(store.as_ref()).await?;
+        if let Err(error) = layout::verify(store.as_ref()).await {
+            return Err(run.judge(error).await);
+        }
         Ok(Self {
             query_id: metadata.id,
             offset_log: OffsetLog::new(Arc::clone(&store)),

@@ -55,6 +55,18 @@ impl Run {
         self.number
     }
 
+    /// Says why a run ended with `error`: where another has taken over, what it found missing or changed is the other's
+    /// work, and no damage.
+    pub async fn judge(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::CheckpointCorrupt => match self.check().await {
+                Err(fenced) if fenced.kind() == ErrorKind::Fenced => fenced,
+                _ => error,
+            },
+            _ => error,
+        }
+    }
+
     /// Checks that no other run has taken over.
     ///
     /// # Errors

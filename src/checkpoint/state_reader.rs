@@ -375,7 +375,7 @@ mod tests {
     use super::super::commit_log::{StateFiles, WatermarkState};
     use super::*;
     use crate::error::ErrorKind;
-    use crate::state::{FileKind, KeyedTables, LaneStore};
+    use crate::state::{FileKind, KeyedTables, LaneStore, StateMemory};
     use crate::storage::LocalStore;
 
     /// The state of a query with one operator in one lane, written batch by batch as the engine writes it.
@@ -409,7 +409,12 @@ mod tests {
                 tables.put(0, &groups, keys, values).unwrap();
             }
             let state = self.store.below(STATE);
-            let files = self.lane.commit(state.as_ref(), self.batch_id + 1, 1).await.unwrap().to_vec();
+            let files = self
+                .lane
+                .commit(state.as_ref(), self.batch_id + 1, 1, &StateMemory::unbounded())
+                .await
+                .unwrap()
+                .to_vec();
             let commit = CommitEntry {
                 late_rows: None,
                 batch_id: self.batch_id,

@@ -110,12 +110,14 @@ impl AsofJoin {
         lane: usize,
         dealt: [&Arc<Dealt>; 2],
     ) -> PlanResult<Option<RecordBatch>> {
-        let state = Arc::clone(&batch.state.stores[self.operator][lane]);
-        let mut state = state.lock().await;
+        let [left_rows, right_rows] = dealt.map(|side| KeyedRows::concat(side.take(lane)));
+        let came = [left_rows?, right_rows?];
+        let coming = came.each_ref().map(|rows| KeyedRows::weight(rows.as_slice())).into_iter().sum();
+        let mut state = batch.open_lane(self.operator, lane, coming).await?;
         let started_ms = batch.clock.now_ms();
         let mut updated = 0;
-        for (side, buffer) in state.sides()?.into_iter().enumerate() {
-            if let Some(rows) = KeyedRows::concat(dealt[side].take(lane))? {
+        for ((side, buffer), rows) in state.sides()?.into_iter().enumerate().zip(came) {
+            if let Some(rows) = rows {
                 updated += self.remember(batch, side, rows, buffer)?;
             }
         }

@@ -101,8 +101,8 @@ impl Deduplicate {
         lane: usize,
         rows: Option<KeyedRows>,
     ) -> PlanResult<Option<RecordBatch>> {
-        let state = Arc::clone(&batch.state.stores[self.operator][lane]);
-        let mut state = state.lock().await;
+        let coming = KeyedRows::weight(rows.as_slice());
+        let mut state = batch.open_lane(self.operator, lane, coming).await?;
         let started_ms = batch.clock.now_ms();
         let tables = state.keyed()?;
         let first = rows.map(|rows| self.first_rows(tables, &rows)).transpose()?;

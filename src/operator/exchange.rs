@@ -11,12 +11,13 @@ use datafusion::arrow::compute::{
 };
 use datafusion::common::Result as PlanResult;
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use futures::TryStreamExt;
 
 use super::batch_context::BatchContext;
 use super::event_time::EventTime;
-use super::stateful::each_partition;
+use super::stateful::{Weight, each_partition};
 use crate::state::{key_groups, lane_of};
 
 /// Rows of one input with what was evaluated of them.
@@ -28,13 +29,18 @@ pub struct KeyedRows {
     pub keys: Vec<ArrayRef>,
 }
 
-/// Rows by lane.
-pub struct Dealt(Mutex<Vec<Vec<KeyedRows>>>);
+/// Rows by lane, and the memory that they hold until a lane takes them.
+pub struct Dealt {
+    lanes: Mutex<Vec<Vec<KeyedRows>>>,
+    held: Arc<MemoryReservation>,
+}
 
 impl Dealt {
     /// Takes a lane's rows, in order of arrival.
     pub fn take(&self, lane: usize) -> Vec<KeyedRows> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)[lane])
+        let rows = std::mem::take(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner)[lane]);
+        self.held.shrink(KeyedRows::weight(&rows).bytes.min(self.held.size()));
+        rows
     }
 }
 
@@ -50,10 +56,15 @@ pub fn late_by_column(late: Option<(usize, EventTime)>, late_us: Option<i64>) ->
     }))
 }
 
+/// Makes what an operator reserves for a batch's rows from reading them until they are in state.
+pub(super) fn input_memory(operator: usize, context: &TaskContext) -> Arc<MemoryReservation> {
+    Arc::new(MemoryConsumer::new(format!("input of operator {operator}")).register(context.memory_pool()))
+}
+
 /// Reads every partition of `input`, drops late rows, and deals the others to the lanes by `keys`.
 ///
 /// # Errors
-/// What reading and evaluating meet.
+/// What reading and evaluating meet; `ResourcesExhausted` where the rows of the batch have no room in memory.
 pub async fn deal_rows(
     operator: usize,
     input: Arc<dyn ExecutionPlan>,
@@ -63,8 +74,9 @@ pub async fn deal_rows(
     context: Arc<TaskContext>,
 ) -> PlanResult<Dealt> {
     let lanes = batch.state.lanes;
+    let held = input_memory(operator, &context);
     let per_partition = each_partition(&input, &context, |mut rows| {
-        let (keys, late, batch) = (keys.clone(), late.clone(), Arc::clone(&batch));
+        let (keys, late, batch, held) = (keys.clone(), late.clone(), Arc::clone(&batch), Arc::clone(&held));
         async move {
             let mut dealt: Vec<Vec<KeyedRows>> = vec![Vec::new(); lanes];
             while let Some(mut rows) = rows.try_next().await? {
@@ -75,7 +87,7 @@ pub async fn deal_rows(
                     rows = batch.drop_late(operator, rows, &late)?;
                 }
                 if rows.num_rows() > 0 {
-                    deal(rows, &keys, &mut dealt)?;
+                    held.try_grow(deal(rows, &keys, &mut dealt)?)?;
                 }
             }
             Ok(dealt)
@@ -88,29 +100,41 @@ pub async fn deal_rows(
             dealt[lane].extend(rows);
         }
     }
-    Ok(Dealt(Mutex::new(dealt)))
+    Ok(Dealt { lanes: Mutex::new(dealt), held })
 }
 
-fn deal(rows: RecordBatch, keys: &[Arc<dyn PhysicalExpr>], lanes: &mut [Vec<KeyedRows>]) -> PlanResult<()> {
+/// Deals rows; returns how many bytes the lanes hold more.
+fn deal(rows: RecordBatch, keys: &[Arc<dyn PhysicalExpr>], lanes: &mut [Vec<KeyedRows>]) -> PlanResult<usize> {
     let count = rows.num_rows();
     let keys: Vec<ArrayRef> = keys.iter().map(|k| k.evaluate(&rows)?.into_array(count)).collect::<PlanResult<_>>()?;
     if lanes.len() == 1 {
-        lanes[0].push(KeyedRows { rows, keys });
-        return Ok(());
+        let dealt = KeyedRows { rows, keys };
+        let bytes = KeyedRows::weight(std::slice::from_ref(&dealt)).bytes;
+        lanes[0].push(dealt);
+        return Ok(bytes);
     }
     let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
     for (row, group) in key_groups(&keys, count)?.into_iter().enumerate() {
         rows_of[lane_of(group, lanes.len())].push(row as u32);
     }
+    let mut bytes = 0;
     for (lane, numbers) in rows_of.into_iter().enumerate().filter(|(_, numbers)| !numbers.is_empty()) {
         let numbers = UInt32Array::from(numbers);
         let keys = keys.iter().map(|k| take(k, &numbers, None)).collect::<Result<_, _>>()?;
-        lanes[lane].push(KeyedRows { rows: take_record_batch(&rows, &numbers)?, keys });
+        let dealt = KeyedRows { rows: take_record_batch(&rows, &numbers)?, keys };
+        bytes += KeyedRows::weight(std::slice::from_ref(&dealt)).bytes;
+        lanes[lane].push(dealt);
     }
-    Ok(())
+    Ok(bytes)
 }
 
 impl KeyedRows {
+    /// Weighs rows and keys.
+    pub fn weight(pieces: &[KeyedRows]) -> Weight {
+        let of = |piece: &KeyedRows| Weight::of(piece.rows.num_rows(), piece.rows.columns().iter().chain(&piece.keys));
+        pieces.iter().map(of).sum()
+    }
+
     /// Puts a lane's rows into one, or `None` where there are none.
     ///
     /// # Errors

@@ -117,8 +117,8 @@ impl FirstRow {
         lane: usize,
         rows: Option<KeyedRows>,
     ) -> PlanResult<Vec<RecordBatch>> {
-        let state = Arc::clone(&batch.state.stores[self.operator][lane]);
-        let mut state = state.lock().await;
+        let coming = KeyedRows::weight(rows.as_slice());
+        let mut state = batch.open_lane(self.operator, lane, coming).await?;
         let started_ms = batch.clock.now_ms();
         let tables = state.keyed()?;
         let mut out = Vec::new();

@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type, SchemaR
 use datafusion::common::Result as PlanResult;
 use futures::TryStreamExt;
 
-use super::stateful::{LaneCounts, LaneWork, StatefulOperator};
+use super::stateful::{LaneCounts, LaneWork, StatefulOperator, Weight};
 use crate::state::{DEFAULT_STORE, KeyedTables, NamedTables, keyless_lane};
 
 /// Lets the first `fetch` rows of all batches through.
@@ -55,8 +55,7 @@ impl StatefulOperator for GlobalLimit {
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
         let LaneWork { batch, inputs, context, .. } = work;
         let lane = keyless_lane(batch.state.lanes);
-        let state = Arc::clone(&batch.state.stores[self.operator][lane]);
-        let mut state = state.lock().await;
+        let mut state = batch.open_lane(self.operator, lane, Weight::default()).await?;
         let tables = state.keyed()?;
         let groups = tables.intern(0, &[], 1)?;
         let (_, values) = tables.values(0, &groups)?;

@@ -280,8 +280,7 @@ impl SessionAggregate {
         rows: Option<KeyedRows>,
     ) -> PlanResult<Vec<RecordBatch>> {
         let operator = self.spec.operator;
-        let state = Arc::clone(&batch.state.stores[operator][lane]);
-        let mut state = state.lock().await;
+        let mut state = batch.open_lane(operator, lane, KeyedRows::weight(rows.as_slice())).await?;
         let started_ms = batch.clock.now_ms();
         let tables = state.keyed()?;
         let mut updated = 0;

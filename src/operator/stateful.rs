@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result as PlanResult, internal_datafusion_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -18,6 +18,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
 use super::batch_context::{BatchContext, node_id};
@@ -82,7 +83,48 @@ pub struct LaneCounts {
     pub at_ms: [i64; 3],
 }
 
+/// How much is about to be put into state.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Weight {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of their columns.
+    pub bytes: usize,
+}
+
+impl Weight {
+    /// Weighs columns of `rows` rows: what they are, not the buffers that they may be a part of.
+    pub fn of<'a>(rows: usize, columns: impl Iterator<Item = &'a ArrayRef>) -> Self {
+        let bytes = |column: &ArrayRef| {
+            let whole = column.get_array_memory_size();
+            column.to_data().get_slice_memory_size().map_or(whole, |part| part.min(whole))
+        };
+        Self { rows, bytes: columns.map(bytes).sum() }
+    }
+}
+
+impl std::iter::Sum for Weight {
+    fn sum<I: Iterator<Item = Self>>(weights: I) -> Self {
+        weights.fold(Self::default(), |a, b| Self { rows: a.rows + b.rows, bytes: a.bytes + b.bytes })
+    }
+}
+
 impl BatchContext {
+    /// Opens a lane's state for changes, having reserved memory for what is about to be put.
+    ///
+    /// # Errors
+    /// `ResourcesExhausted` where there is no room.
+    pub async fn open_lane(
+        &self,
+        operator: usize,
+        lane: usize,
+        coming: Weight,
+    ) -> PlanResult<OwnedMutexGuard<LaneState>> {
+        let state = Arc::clone(&self.state.stores[operator][lane]).lock_owned().await;
+        state.make_room(coming.rows, coming.bytes)?;
+        Ok(state)
+    }
+
     /// Makes a lane's state durable and reports what was done.
     ///
     /// # Errors

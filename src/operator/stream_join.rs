@@ -150,15 +150,17 @@ impl StreamJoin {
         lane: usize,
         dealt: [&Arc<Dealt>; 2],
     ) -> PlanResult<Vec<RecordBatch>> {
-        let state = Arc::clone(&batch.state.stores[self.operator][lane]);
-        let mut state = state.lock().await;
+        let [left_rows, right_rows] = dealt.map(|side| KeyedRows::concat(side.take(lane)));
+        let (left_rows, right_rows) = (left_rows?, right_rows?);
+        let coming = [&left_rows, &right_rows].map(|rows| KeyedRows::weight(rows.as_slice())).into_iter().sum();
+        let mut state = batch.open_lane(self.operator, lane, coming).await?;
         let started_ms = batch.clock.now_ms();
         let mut joining = Joining { join: self, out: Vec::new(), updated: 0, timeless: 0 };
         let [left, right] = state.sides()?;
-        if let Some(rows) = KeyedRows::concat(dealt[LEFT].take(lane))? {
+        if let Some(rows) = left_rows {
             joining.add(LEFT, rows, left, right)?;
         }
-        if let Some(rows) = KeyedRows::concat(dealt[RIGHT].take(lane))? {
+        if let Some(rows) = right_rows {
             joining.add(RIGHT, rows, right, left)?;
         }
         let updated_ms = batch.clock.now_ms();

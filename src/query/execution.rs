@@ -18,7 +18,7 @@ use super::trigger::Trigger;
 use super::watermark::{WatermarkPolicy, WatermarkTracker};
 use crate::checkpoint::{Checkpoint, OffsetEntry, SourceOffsets};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Result, caught};
 use crate::operator::StateLanes;
 use crate::plan::StreamPlan;
 use crate::sink::Sink;
@@ -88,7 +88,7 @@ impl Execution {
         if self.trigger == Trigger::AvailableNow {
             self.wakes_until_ms = Some(self.settings.clock.now_ms());
             for source in &self.sources {
-                source.fix_end().await?;
+                caught(|| source.description(), source.fix_end()).await?;
             }
         }
         let mut pause = POLL_MIN;
@@ -176,7 +176,7 @@ impl Execution {
         let mut ranges = Vec::with_capacity(self.sources.len());
         for (id, source) in self.sources.iter().enumerate() {
             let start = self.offsets[id].clone();
-            let planned = source.plan(start.as_ref(), limit).await?;
+            let planned = caught(|| source.description(), source.plan(start.as_ref(), limit)).await?;
             let name = self.plan.sources[id].name.clone();
             let end = planned.as_ref().map(|p| p.end.clone()).or_else(|| start.clone());
             ranges.push(SourceOffsets { name, start, end });
@@ -225,7 +225,9 @@ impl Execution {
         let mut splits = Vec::with_capacity(self.sources.len());
         for (source, range) in self.sources.iter().zip(&entry.sources) {
             splits.push(match &range.end {
-                Some(end) if range.start != range.end => source.replay(range.start.as_ref(), end).await?,
+                Some(end) if range.start != range.end => {
+                    caught(|| source.description(), source.replay(range.start.as_ref(), end)).await?
+                }
                 _ => Vec::new(),
             });
         }

@@ -3,7 +3,6 @@
 //! An application (or the shell) registers a [`StreamingQueryListener`]; every query of the session tells
 //! [`Listeners`]. The invariant: a listener that panics harms neither the query nor the other listeners.
 
-use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use serde::Serialize;
 
 use super::progress::StreamingQueryProgress;
+use crate::error::panic_words;
 
 /// A query has started: told once, before its first batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -139,7 +139,11 @@ impl Listeners {
         // The list is copied, so that a listener may add and remove listeners, itself included.
         for (id, listener) in self.list() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(listener.as_ref()))) {
-                tracing::error!("listener {} panicked in {event}: {}; the query goes on", id.0, words(panic.as_ref()));
+                tracing::error!(
+                    "listener {} panicked in {event}: {}; the query goes on",
+                    id.0,
+                    panic_words(panic.as_ref())
+                );
             }
         }
     }
@@ -156,15 +160,6 @@ impl Listeners {
 impl fmt::Debug for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listeners").field("registered", &self.read().all.len()).finish()
-    }
-}
-
-/// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text,
-        _ => "no message",
     }
 }
 

@@ -12,18 +12,17 @@
 //! | 8 sinks publish | the rows are seen, then the late ones | publishing again changes nothing |
 //! | 9 sources are told | – | harmless |
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::{FutureExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use super::execution::{Execution, PlannedBatch};
 use super::progress::Durations;
 use crate::checkpoint::{CommitEntry, LateRowsCommit, OffsetEntry, StateFiles};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 use crate::operator::OperatorWatermarks;
 use crate::operator::batch_context::{BatchContext, BatchInput, BatchReport};
 use crate::operator::stateful::StatefulExec;
@@ -64,7 +63,8 @@ impl Execution {
         let commit = self.commit_entry(&entry, &ran);
         durations.time(Durations::COMMIT_OFFSETS, self.checkpoint.commit_log().add(&commit)).await.map_err(step)?;
         // 8: what is decided becomes visible.
-        self.sink.publish(batch_id, &ran.prepared.token).await.map_err(step)?;
+        let publishing = self.sink.publish(batch_id, &ran.prepared.token);
+        caught(|| self.sink.description(), publishing).await.map_err(step)?;
         if let Some(late) = &self.late {
             late.publish(&commit).await.map_err(step)?;
         }
@@ -128,11 +128,7 @@ impl Execution {
             };
             Ok::<_, Error>((prepared, late_rows))
         };
-        let (prepared, late_rows) = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(Error::internal(format!("an operator, function, source or sink panicked: {said}")))
-        })?;
+        let (prepared, late_rows) = caught(|| "an operator, function, source or sink".to_string(), work).await?;
         let report = context.report().clone();
         Ok(Ran { prepared, late_rows, report })
     }

@@ -22,7 +22,7 @@ use crate::plan::StreamPlan;
 use crate::plan::fingerprint::check_unchanged;
 use crate::sink::{Sink, SinkContext};
 use crate::source::{Offset, Source, SourceContext, SourceSpec};
-use crate::state::LaneState;
+use crate::state::{LaneState, StateMemory};
 
 /// The pinned name of the watermark policy.
 pub(super) const POLICY: &str = "multipleWatermarkPolicy";
@@ -160,10 +160,13 @@ async fn retained_offsets(checkpoint: &Checkpoint) -> Result<Vec<OffsetEntry>> {
 
 async fn load_state(plan: &StreamPlan, checkpoint: &Checkpoint, commit: Option<&CommitEntry>) -> Result<StateLanes> {
     let store = checkpoint.state();
+    let pool = &plan.state.runtime_env().memory_pool;
     let mut stores: Vec<Vec<_>> = plan.operators.iter().map(|_| Vec::new()).collect();
     for lane in 0..plan.lanes {
         for (operator, tables) in plan.empty_state()?.into_iter().enumerate() {
-            let mut lane_state = LaneState::new(operator, lane, tables);
+            let kind = plan.operators[operator].fingerprint["operator"].as_str().unwrap_or("operator");
+            let memory = StateMemory::new(pool, kind, operator, lane);
+            let mut lane_state = LaneState::new(operator, lane, tables, memory);
             if let Some(commit) = commit {
                 let listed = commit.state.iter().filter(|s| s.operator == operator).flat_map(|s| s.files.clone());
                 let files: Vec<_> = listed.collect();

@@ -30,7 +30,12 @@ impl SourceActivity {
     }
 
     /// Returns whether `source` has been silent for its timeout. Without one it may be silent for ever.
-    pub(super) fn is_idle(&self, source: usize, now_ms: i64) -> bool {
+    ///
+    /// Where the clock was set back silence begins anew: to wait until the clock is where it was would hold the watermark
+    /// back by as much.
+    pub(super) fn is_idle(&mut self, source: usize, now_ms: i64) -> bool {
+        let last_ms = &mut self.last_rows_ms[source];
+        *last_ms = (*last_ms).min(now_ms);
         self.timeouts_ms[source].is_some_and(|timeout_ms| self.silent_ms(source, now_ms) >= timeout_ms)
     }
 }
@@ -44,10 +49,10 @@ mod tests {
         let mut activity = SourceActivity::new(vec![None, Some(2_000)], 1_000);
         activity.saw_rows(1, 4_000);
         activity.saw_rows(1, 500);
-        let silent = |now_ms: i64| [activity.silent_ms(0, now_ms), activity.silent_ms(1, now_ms)];
-        assert_eq!(silent(6_000), [5_000, 2_000]);
-        assert_eq!(silent(900), [0, 0], "the clock was set back");
-        let idle = |now_ms: i64| [activity.is_idle(0, now_ms), activity.is_idle(1, now_ms)];
+        assert_eq!([activity.silent_ms(0, 6_000), activity.silent_ms(1, 6_000)], [5_000, 2_000]);
+        let mut idle = |now_ms: i64| [activity.is_idle(0, now_ms), activity.is_idle(1, now_ms)];
         assert_eq!([idle(5_999), idle(6_000)], [[false, false], [false, true]]);
+        // The clock is set back by an hour: the timeout begins anew, it does not take an hour more.
+        assert_eq!([idle(900), idle(2_899), idle(2_900)], [[false, false], [false, false], [false, true]]);
     }
 }

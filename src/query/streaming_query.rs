@@ -1,10 +1,8 @@
 //! A handle on a running query: what it does, what it did, and how to stop it.
 
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::FutureExt;
 use tokio::sync::watch;
 
 use super::execution::{Execution, QuerySettings};
@@ -13,7 +11,7 @@ use super::listener::{Listeners, QueryIdle, QueryStarted, QueryTerminated};
 use super::progress::{RecentProgress, StreamingQueryProgress, StreamingQueryStatus, iso_ms};
 use super::trigger::Trigger;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 use crate::plan::StreamPlan;
 use crate::sink::{OutputMode, Sink};
 
@@ -156,8 +154,12 @@ impl StreamingQuery {
             outcome,
         });
         let clock = Arc::clone(&settings.clock);
-        let execution =
-            Execution::recover(Arc::clone(&shared), plan, settings, trigger, checkpoint, sink, late_table).await?;
+        let own_run = checkpoint.run().clone();
+        let recovery = Execution::recover(Arc::clone(&shared), plan, settings, trigger, checkpoint, sink, late_table);
+        let execution = match caught(|| "a source or sink that was opened".to_string(), recovery).await {
+            Ok(execution) => execution,
+            Err(error) => return Err(own_run.judge(error).await),
+        };
         shared.listeners.notify_started(&QueryStarted {
             id: shared.id.clone(),
             run_id: shared.run_id.clone(),
@@ -260,9 +262,15 @@ impl StreamingQuery {
 }
 
 async fn run(shared: Arc<QueryShared>, mut execution: Execution, stopped: watch::Receiver<bool>) {
-    let ended = AssertUnwindSafe(execution.run(stopped)).catch_unwind().await;
-    let ended = ended.unwrap_or_else(|_| Err(Error::internal("the query's task panicked")));
-    execution.close().await;
+    let ended = match caught(|| "the query's task".to_string(), execution.run(stopped)).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(execution.checkpoint.run().judge(error).await),
+    };
+    let closing = async {
+        execution.close().await;
+        Ok(())
+    };
+    let ended = ended.and(caught(|| "a source or sink that was stopped".to_string(), closing).await);
     shared.waits(if ended.is_ok() { "Stopped" } else { "Terminated with exception" }, false);
     let event = QueryTerminated {
         id: shared.id.clone(),

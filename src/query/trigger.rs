@@ -41,7 +41,8 @@ impl Trigger {
     /// Returns how long to wait, at `now_ms`, after a tick that came at `triggered_ms`: until the next multiple of
     /// the interval after `triggered_ms`, or not at all where that has passed.
     pub fn wait(&self, triggered_ms: i64, now_ms: i64) -> Duration {
-        let wait_ms = next_tick_ms(triggered_ms, self.interval_ms()).saturating_sub(now_ms);
+        // A clock that was set back meanwhile makes nobody wait for longer than the interval.
+        let wait_ms = next_tick_ms(triggered_ms, self.interval_ms()).saturating_sub(now_ms).min(self.interval_ms());
         match self.interval_ms() {
             0 => Duration::ZERO,
             _ => Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)),
@@ -102,6 +103,14 @@ mod tests {
         assert_eq!(trigger.wait(10_000, 22_000), Duration::ZERO, "ticks 15 s and 20 s were missed");
         // The late batch starts at 22 s; the one after it is on the grid again.
         assert_eq!(trigger.wait(22_000, 22_500), Duration::from_millis(2_500));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nobody_wait_for_it() {
+        let trigger = Trigger::from(Duration::from_secs(5));
+        assert_eq!(trigger.wait(3_610_000, 10_000), Duration::from_secs(5));
+        assert_eq!(trigger.wait(10_000, 86_400_000), Duration::ZERO, "nor does one that jumped ahead");
+        assert_eq!(trigger.wait(10_000, 10_000), Duration::from_secs(5), "one that stands still is waited for");
     }
 
     #[test]

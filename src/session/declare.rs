@@ -101,6 +101,7 @@ impl Inner {
             _ => None,
         };
         let request = QueryRequest {
+            own_checkpoint: None,
             name,
             mode,
             trigger: clauses.trigger.map_or(self.settings().trigger, trigger),
@@ -234,6 +235,7 @@ impl Inner {
             None => Arc::new(MemorySink::new(view)),
         };
         let request = QueryRequest {
+            own_checkpoint: None,
             name: self.free_name(&name),
             plan,
             mode,

@@ -1,8 +1,11 @@
 //! The embedder's entry: a [`Session`] wraps DataFusion's `SessionContext` and adds streams to it.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool, UnboundedMemoryPool};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion_spark::SessionStateBuilderSpark;
 
@@ -186,6 +189,7 @@ pub struct SessionBuilder {
     console: Option<SharedWriter>,
     lanes: Option<usize>,
     clock: Option<Arc<dyn Clock>>,
+    memory_limit: Option<usize>,
     listeners: Vec<Arc<dyn StreamingQueryListener>>,
 }
 
@@ -211,6 +215,14 @@ impl SessionBuilder {
         self
     }
 
+    /// Uses at most about `bytes` of memory for the state of queries and what they compute with. A query that needs more ends
+    /// with `ResourcesExhausted`, which says who holds how much; its batch stays undecided, and a restart goes on with it.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: usize) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
     /// Adds a listener.
     #[must_use]
     pub fn listener(mut self, listener: Arc<dyn StreamingQueryListener>) -> Self {
@@ -228,7 +240,7 @@ impl SessionBuilder {
             queries.add_listener(listener);
         }
         let inner = Arc::new(Inner {
-            context: context(Arc::clone(&link)),
+            context: context(Arc::clone(&link), runtime(self.memory_limit)),
             registry: RwLock::new(Registry::new(Arc::clone(&console), Arc::new(Mutex::new(std::io::stderr())))),
             tables: Mutex::default(),
             flows: Mutex::default(),
@@ -243,8 +255,21 @@ impl SessionBuilder {
     }
 }
 
+/// How many of those who hold memory an error names.
+const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+
+/// What queries run in. State cannot leave memory and takes what it needs; operators that can spill share the rest evenly,
+/// so that none of them starves another.
+fn runtime(memory_limit: Option<usize>) -> Arc<RuntimeEnv> {
+    let pool: Arc<dyn MemoryPool> = match memory_limit {
+        Some(bytes) => Arc::new(TrackConsumersPool::new(FairSpillPool::new(bytes), NAMED_CONSUMERS)),
+        None => Arc::new(UnboundedMemoryPool::default()),
+    };
+    Arc::new(RuntimeEnv { memory_pool: pool, ..RuntimeEnv::default() })
+}
+
 /// DataFusion with Spark's functions, types and order of NULLs, and with streams.
-fn context(link: Arc<SessionLink>) -> SessionContext {
+fn context(link: Arc<SessionLink>, runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new().with_information_schema(true).with_extension(link);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
@@ -253,6 +278,7 @@ fn context(link: Arc<SessionLink>) -> SessionContext {
     options.execution.parquet.schema_force_view_types = false;
     let state = SessionStateBuilder::new()
         .with_config(config)
+        .with_runtime_env(runtime)
         .with_default_features()
         .with_spark_features()
         .with_type_planner(Arc::new(SparkTypes))

@@ -359,6 +359,7 @@ impl Inner {
             }
         }
         let request = QueryRequest {
+            own_checkpoint: None,
             name: self.free_name("console"),
             plan,
             mode,

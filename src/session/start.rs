@@ -32,6 +32,8 @@ pub(super) struct QueryRequest {
     pub(super) partition_by: Vec<String>,
     pub(super) checkpoint: Option<String>,
     pub(super) own_sink: Option<Arc<dyn Sink>>,
+    /// A store of the application's own for the checkpoint, instead of a place.
+    pub(super) own_checkpoint: Option<Arc<dyn DurableStore>>,
     /// Where late rows go.
     pub(super) late_rows: Option<LateTarget>,
 }
@@ -126,6 +128,9 @@ pub(super) fn checkpoint_place(request: &QueryRequest) -> Result<Option<String>>
 }
 
 fn checkpoint_store(request: &QueryRequest) -> Result<Arc<dyn DurableStore>> {
+    if let Some(own) = &request.own_checkpoint {
+        return Ok(Arc::clone(own));
+    }
     match checkpoint_place(request)? {
         Some(place) => open_place(&place),
         None => Ok(Arc::new(ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default()))),

@@ -16,6 +16,7 @@ use crate::query::{StreamingQuery, Trigger};
 use crate::sink::foreach_batch::ForeachBatchSink;
 use crate::sink::memory::MemorySink;
 use crate::sink::{OutputMode, Sink};
+use crate::storage::DurableStore;
 
 /// Makes the sink of `foreach_batch` once the session is known.
 type MakeSink = Box<dyn FnOnce(&Inner) -> Arc<dyn Sink> + Send>;
@@ -30,6 +31,7 @@ pub struct DataStreamWriter {
     partition_by: Vec<String>,
     options: Options,
     own_sink: Option<MakeSink>,
+    own_checkpoint: Option<Arc<dyn DurableStore>>,
     late_rows: LateRowsWriter,
 }
 
@@ -53,6 +55,7 @@ impl DataStreamWriter {
             partition_by: Vec::new(),
             options: Options::new(),
             own_sink: None,
+            own_checkpoint: None,
             late_rows: LateRowsWriter::default(),
         }
     }
@@ -121,6 +124,13 @@ impl DataStreamWriter {
         self
     }
 
+    /// Keeps the checkpoint in a store of the application's own, instead of a `checkpointLocation`.
+    #[must_use]
+    pub fn checkpoint_store(mut self, store: Arc<dyn DurableStore>) -> Self {
+        self.own_checkpoint = Some(store);
+        self
+    }
+
     /// Writes the rows that come too late to a place of their own; without it they are only counted. There is one row
     /// for each, with the query's name, the operator, the watermark, the batch's id, and the row itself as JSON. They
     /// become visible with their batch.
@@ -183,6 +193,7 @@ impl DataStreamWriter {
             partition_by: self.partition_by,
             checkpoint,
             own_sink: self.own_sink.map(|make| make(&session)),
+            own_checkpoint: self.own_checkpoint,
             late_rows,
         };
         check_apart(&request, "")?;

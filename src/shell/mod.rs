@@ -55,11 +55,30 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 struct RunOptions {
     /// How many parallel lanes a batch runs in [default: one per core].
     #[arg(long, value_name = "N")]
     lanes: Option<NonZeroUsize>,
+    /// How much memory queries may take, e.g. 512MB or 2GB [default: what there is].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_limit: Option<usize>,
+}
+
+/// Reads a number of bytes: `512MB`, `2GB`, `1000000`. A kilobyte is 1024 bytes.
+fn bytes(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => Some(1),
+        "k" => Some(1 << 10),
+        "m" => Some(1 << 20),
+        "g" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "expected a number of bytes, such as 512MB or 2GB".to_string())
 }
 
 /// Runs the command that `arguments` spell (the program's own name first) and returns the process's exit code: 0
@@ -76,8 +95,8 @@ pub async fn main_with_args(arguments: impl IntoIterator<Item = OsString>) -> Ex
         }
     };
     let outcome = match line.command {
-        Command::Run { file, options } => run::run_file(&file, options.lanes).await,
-        Command::Sql { text, options } => run::run_text(&text, options.lanes).await,
+        Command::Run { file, options } => run::run_file(&file, &options).await,
+        Command::Sql { text, options } => run::run_text(&text, &options).await,
         Command::Checkpoint { action } => checkpoint::run(action).await.map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
@@ -120,6 +139,11 @@ mod tests {
             parse("millstream run a.sql --lanes 4").unwrap(),
             Command::Run { file, options } if file.to_str() == Some("a.sql") && options.lanes == NonZeroUsize::new(4)
         ));
+        let limit = |text: &str| match parse(&format!("millstream sql SHOW --memory-limit {text}")).unwrap() {
+            Command::Sql { options, .. } => options.memory_limit,
+            _ => None,
+        };
+        assert_eq!([limit("64MB"), limit("2GiB"), limit("512")], [Some(64 << 20), Some(2 << 30), Some(512)]);
         assert!(matches!(parse("millstream sql SHOW").unwrap(), Command::Sql { text, .. } if text == "SHOW"));
         assert!(matches!(
             parse("millstream checkpoint rewind out/c --to 3 --sink out/t").unwrap(),
@@ -129,6 +153,10 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_exit_code_2() {
+        for words in ["0", "x", "12XB", "99999999999999999999", "99999999999GB"] {
+            let error = parse(&format!("millstream sql SHOW --memory-limit {words}")).unwrap_err();
+            assert_eq!(error.exit_code(), i32::from(USAGE), "{words}");
+        }
         for words in
             ["millstream", "millstream run", "millstream run a.sql --lanes 0", "millstream checkpoint rewind c"]
         {

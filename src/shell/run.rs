@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::RunOptions;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::query::listener::{QueryStarted, QueryTerminated, StreamingQueryListener};
@@ -21,13 +21,13 @@ use crate::session::Session;
 const STOPPED: u8 = 130;
 
 /// Runs the statements of a file.
-pub(super) async fn run_file(file: &Path, lanes: Option<NonZeroUsize>) -> Result<ExitCode> {
+pub(super) async fn run_file(file: &Path, options: &RunOptions) -> Result<ExitCode> {
     let text = tokio::fs::read_to_string(file).await.map_err(|error| unreadable(file, error))?;
-    run_text(&text, lanes).await.map_err(|error| error.context(file.display().to_string()))
+    run_text(&text, options).await.map_err(|error| error.context(file.display().to_string()))
 }
 
 /// Runs the statements of `text`.
-pub(super) async fn run_text(text: &str, lanes: Option<NonZeroUsize>) -> Result<ExitCode> {
+pub(super) async fn run_text(text: &str, options: &RunOptions) -> Result<ExitCode> {
     // Before anything starts: from here on a signal asks, and does not kill.
     let mut signals = StopSignals::listen()?;
     let directory = std::env::current_dir().unwrap_or_default();
@@ -37,8 +37,11 @@ pub(super) async fn run_text(text: &str, lanes: Option<NonZeroUsize>) -> Result<
     let mut builder = Session::builder()
         .console_output(Arc::new(Mutex::new(std::io::stdout())))
         .listener(Arc::clone(&printer) as Arc<dyn StreamingQueryListener>);
-    if let Some(lanes) = lanes {
+    if let Some(lanes) = options.lanes {
         builder = builder.lanes(lanes.get());
+    }
+    if let Some(bytes) = options.memory_limit {
+        builder = builder.memory_limit(bytes);
     }
     let session = builder.build();
 
@@ -441,7 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_file_is_named() {
-        let error = run_file(Path::new("no/such.sql"), None).await.unwrap_err();
+        let error = run_file(Path::new("no/such.sql"), &RunOptions::default()).await.unwrap_err();
         assert!(error.to_string().starts_with("unavailable: there is no file 'no/such.sql' (looked from /"), "{error}");
     }
 }

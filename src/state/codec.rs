@@ -23,13 +23,46 @@ const FORMAT_KEY: &str = "millstream.state.format";
 /// # Errors
 /// `Internal` where Arrow cannot write the schema.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
-    let mut metadata = batch.schema().metadata().clone();
-    metadata.insert(FORMAT_KEY.to_string(), FORMAT.to_string());
-    let schema = Arc::new(Schema::new_with_metadata(batch.schema().fields().clone(), metadata));
-    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
-    writer.write(&batch.clone().with_schema(schema)?)?;
-    Ok(writer.into_inner()?.into())
+    let mut encoder = Encoder::new(&batch.schema())?;
+    encoder.add(batch.clone())?;
+    encoder.finish()
+}
+
+/// Writes a state file piece by piece, so that its rows need not all stand in memory a second time.
+pub struct Encoder {
+    schema: SchemaRef,
+    writer: StreamWriter<Vec<u8>>,
+}
+
+impl Encoder {
+    /// Begins a state file of rows of this schema.
+    ///
+    /// # Errors
+    /// `Internal` where Arrow cannot write the schema.
+    pub fn new(schema: &SchemaRef) -> Result<Self> {
+        let mut metadata = schema.metadata().clone();
+        metadata.insert(FORMAT_KEY.to_string(), FORMAT.to_string());
+        let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
+        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+        let writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
+        Ok(Self { schema, writer })
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// `Internal` where they have another schema.
+    pub fn add(&mut self, rows: RecordBatch) -> Result<()> {
+        Ok(self.writer.write(&rows.with_schema(Arc::clone(&self.schema))?)?)
+    }
+
+    /// Returns the file's bytes.
+    ///
+    /// # Errors
+    /// `Internal` where Arrow cannot end the stream.
+    pub fn finish(self) -> Result<Bytes> {
+        Ok(self.writer.into_inner()?.into())
+    }
 }
 
 /// Reads a state file that must have `expected`'s columns: their types and, if `named`, their names.

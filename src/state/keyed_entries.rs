@@ -226,8 +226,8 @@ impl Tables for KeyedEntries {
         self.entries.take_changes()
     }
 
-    fn snapshot(&self) -> Result<Option<RecordBatch>> {
-        self.entries.snapshot()
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        self.entries.each_piece(give)
     }
 
     /// An entry belongs to the lane of its owner.
@@ -249,6 +249,10 @@ impl Tables for KeyedEntries {
         // an owner's list, and an entry's place in it and back
         let beside = self.owners.as_ref().map_or(0, |o| o.index.size() + o.entries.len() * 24 + o.owner_of.len() * 8);
         self.entries.memory_bytes() + beside
+    }
+
+    fn doubling_bytes(&self, rows: usize) -> usize {
+        self.entries.doubling_bytes(rows)
     }
 }
 

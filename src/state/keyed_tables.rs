@@ -4,31 +4,30 @@
 //! immutable chunks; an index says which row of which chunk is a key's newest. What a batch puts is a new chunk, and
 //! the chunk is also the checkpoint's delta. Work is in columns and costs what the batch touches, never the whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt8Array, new_null_array,
 };
-use datafusion::arrow::compute::{concat, filter_record_batch, interleave};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
+use datafusion::arrow::compute::{concat, filter_record_batch};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use super::tables::{Tables, Wanted};
+use super::tables::{PIECE_ROWS, Tables, Wanted, index_bytes};
 use crate::error::{Error, Result};
+
+mod table;
+
+pub(super) use table::copy_of;
+use table::{Chunk, NONE, SECOND_US, Table, gather};
 
 const PUT: u8 = 0;
 const DROP_TABLE: u8 = 1;
 const REMOVE_KEY: u8 = 2;
 /// Columns of a change before the keys: what to do, and in which table.
 pub(super) const HEAD: usize = 2;
-/// No row yet, or no more.
-const NONE: (u32, u32) = (u32::MAX, u32::MAX);
-/// Rows that expire are found by the second in which they do.
-const SECOND_US: i64 = 1_000_000;
-/// So many chunks are looked through as they are.
-const FEW_CHUNKS: usize = 16;
 /// An index with fewer dead keys than this is not worth making anew.
 const FEW_DEAD: usize = 4096;
 /// In the metadata of a state file whose table ids are starts of windows: the windows' length in microseconds.
@@ -48,34 +47,11 @@ pub struct KeyedTables {
     tables: BTreeMap<TableId, Table>,
     changes: Vec<Change>,
     renumbered: u64,
-}
-
-#[derive(Clone)]
-struct Chunk {
-    keys: Vec<ArrayRef>,
-    values: Vec<ArrayRef>,
-}
-
-impl Chunk {
-    fn bytes(&self) -> usize {
-        self.keys.iter().chain(&self.values).map(|a| a.get_array_memory_size()).sum()
-    }
-}
-
-struct Table {
-    index: KeyIndex,
-    /// group → (chunk, row)
-    rows: Vec<(u32, u32)>,
-    /// How many groups have a row.
-    live: usize,
-    chunks: Vec<Chunk>,
-    /// chunk → by row its group
-    owners: Vec<Vec<u32>>,
-    chunk_rows: usize,
-    /// Bytes of all chunks: kept, since looking at every chunk would cost the state.
-    bytes: usize,
-    /// second → groups whose row expired within it when it was put; a newer row may stand elsewhere
-    expiring: BTreeMap<i64, Vec<u32>>,
+    /// Tables of which a group was made or forgotten since the last sweep.
+    touched: BTreeSet<TableId>,
+    /// Sums over the tables, kept: looking at every table would cost the state.
+    row_sum: usize,
+    byte_sum: usize,
 }
 
 struct Change {
@@ -144,6 +120,9 @@ impl KeyedTables {
             tables: BTreeMap::new(),
             changes: Vec::new(),
             renumbered: 0,
+            touched: BTreeSet::new(),
+            row_sum: 0,
+            byte_sum: 0,
         }
     }
 
@@ -193,7 +172,11 @@ impl KeyedTables {
         let entry = self.table(table)?;
         let mut groups = Vec::with_capacity(rows);
         let count = entry.index.intern(keys, rows, &mut groups)?;
-        entry.rows.resize(count, NONE);
+        if count != entry.rows.len() {
+            entry.rows.resize(count, NONE);
+            self.touched.insert(table);
+        }
+        self.count(table);
         Ok(groups)
     }
 
@@ -270,6 +253,7 @@ impl KeyedTables {
                 break;
             }
             let mut later = Vec::new();
+            entry.noted -= groups.len();
             for group in groups {
                 match entry.expiry_of(group as usize, column) {
                     Some(us) if us <= watermark_us => found.push(group as usize),
@@ -279,10 +263,12 @@ impl KeyedTables {
                 }
             }
             if !later.is_empty() {
+                entry.noted += later.len();
                 entry.expiring.insert(second, later);
                 break;
             }
         }
+        self.count(table);
         found.sort_unstable();
         found.dedup();
         found
@@ -292,22 +278,26 @@ impl KeyedTables {
     /// way, so that it is met once.
     pub fn first_expiry(&mut self, table: TableId) -> Option<i64> {
         let (column, entry) = (self.expiry?, self.tables.get_mut(&table)?);
+        let mut soonest = None;
         while let Some((second, groups)) = entry.expiring.pop_first() {
+            entry.noted -= groups.len();
             let expiry =
                 |group: &u32| entry.expiry_of(*group as usize, column).filter(|us| us.div_euclid(SECOND_US) == second);
             let alive: Vec<(u32, i64)> = groups.iter().filter_map(|group| Some((*group, expiry(group)?))).collect();
-            if let Some(first) = alive.iter().map(|(_, us)| *us).min() {
+            soonest = alive.iter().map(|(_, us)| *us).min();
+            if soonest.is_some() {
+                entry.noted += alive.len();
                 entry.expiring.insert(second, alive.into_iter().map(|(group, _)| group).collect());
-                return Some(first);
+                break;
             }
         }
-        None
+        self.count(table);
+        soonest
     }
 
     /// Forgets a whole table.
     pub fn drop_table(&mut self, table: TableId) {
-        if self.tables.remove(&table).is_some() {
-            self.renumbered += 1;
+        if self.take_table(table).is_some() {
             self.changes.retain(|c| c.table != table);
             self.changes.push(Change { what: DROP_TABLE, table, rows: 1, chunk: None });
         }
@@ -335,24 +325,47 @@ impl KeyedTables {
             entry.rows[*group] = NONE;
         }
         if entry.live == 0 {
-            self.tables.remove(&table);
-            self.renumbered += 1;
+            self.take_table(table);
+            return;
         }
+        self.touched.insert(table);
+        self.count(table);
+    }
+
+    /// Takes a table out, with all that is counted of it.
+    fn take_table(&mut self, table: TableId) -> Option<Table> {
+        let taken = self.tables.remove(&table)?;
+        let (rows, bytes) = taken.counted;
+        (self.row_sum, self.byte_sum) = (self.row_sum - rows, self.byte_sum - bytes);
+        self.touched.remove(&table);
+        self.renumbered += 1;
+        Some(taken)
+    }
+
+    /// Brings the sums up to date after `table` has changed.
+    fn count(&mut self, table: TableId) {
+        let Some(entry) = self.tables.get_mut(&table) else { return };
+        let now = (entry.live, entry.memory_bytes());
+        let (rows, bytes) = std::mem::replace(&mut entry.counted, now);
+        self.row_sum = self.row_sum + now.0 - rows;
+        self.byte_sum = self.byte_sum + now.1 - bytes;
     }
 
     /// Makes indexes anew whose keys are mostly dead. Groups get other numbers, so nobody may hold any.
     fn sweep(&mut self) -> Result<()> {
-        let swept = |t: &Table| t.rows.len() > 2 * t.live + FEW_DEAD;
-        let ids: Vec<TableId> = self.tables.iter().filter(|(_, t)| swept(t)).map(|(id, _)| *id).collect();
-        for id in ids {
-            let Some(old) = self.tables.remove(&id) else { continue };
-            self.renumbered += 1;
+        let mostly_dead = |t: &Table| t.rows.len() > 2 * t.live + FEW_DEAD;
+        for id in std::mem::take(&mut self.touched) {
+            if !self.tables.get(&id).is_some_and(mostly_dead) {
+                continue;
+            }
+            let Some(old) = self.take_table(id) else { continue };
             if old.live == 0 {
                 continue;
             }
             let live = old.live()?;
             let groups = self.intern(id, &live.keys, old.live)?;
             self.insert(id, &groups, live)?;
+            self.touched.remove(&id);
         }
         Ok(())
     }
@@ -360,40 +373,14 @@ impl KeyedTables {
     fn table(&mut self, table: TableId) -> Result<&mut Table> {
         match self.tables.entry(table) {
             std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-            std::collections::btree_map::Entry::Vacant(entry) => Ok(entry.insert(Table {
-                index: KeyIndex::new(&self.key_schema)?,
-                rows: Vec::new(),
-                live: 0,
-                chunks: Vec::new(),
-                owners: Vec::new(),
-                chunk_rows: 0,
-                bytes: 0,
-                expiring: BTreeMap::new(),
-            })),
+            std::collections::btree_map::Entry::Vacant(entry) => Ok(entry.insert(Table::new(&self.key_schema)?)),
         }
     }
 
     fn insert(&mut self, table: TableId, groups: &[usize], chunk: Chunk) -> Result<()> {
         let entry = self.tables.get_mut(&table).ok_or_else(|| Error::internal(format!("no state table {table}")))?;
-        let number = entry.chunks.len() as u32;
-        for (row, group) in groups.iter().enumerate() {
-            entry.live += usize::from(entry.rows[*group] == NONE);
-            entry.rows[*group] = (number, row as u32);
-        }
-        entry.bytes += chunk.bytes();
-        entry.chunks.push(chunk);
-        entry.owners.push(groups.iter().map(|group| *group as u32).collect());
-        entry.chunk_rows += groups.len();
-        if let Some(column) = self.expiry {
-            entry.note_expiry(entry.chunks.len() - 1, column);
-        }
-        if entry.chunks.len() > FEW_CHUNKS {
-            // Rows that newer ones replaced are swept when they are half of all: a constant cost a row put.
-            match entry.chunk_rows > 2 * entry.live {
-                true => entry.compact(self.expiry)?,
-                false => entry.merge_chunks()?,
-            }
-        }
+        entry.insert(groups, chunk, self.expiry)?;
+        self.count(table);
         Ok(())
     }
 
@@ -438,11 +425,20 @@ impl Tables for KeyedTables {
         self.batch_of(&changes)
     }
 
-    fn snapshot(&self) -> Result<Option<RecordBatch>> {
-        let put =
-            |(id, t): (&TableId, &Table)| Ok(Change { what: PUT, table: *id, rows: t.live, chunk: Some(t.live()?) });
-        let all: Vec<Change> = self.tables.iter().filter(|(_, t)| t.live > 0).map(put).collect::<Result<_>>()?;
-        self.batch_of(&all)
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        let (mut piece, mut rows) = (Vec::new(), 0);
+        for (id, table) in &self.tables {
+            let places: Vec<(u32, u32)> = table.rows.iter().copied().filter(|place| *place != NONE).collect();
+            for places in places.chunks(PIECE_ROWS) {
+                piece.push(Change { what: PUT, table: *id, rows: places.len(), chunk: Some(table.gathered(places)?) });
+                rows += places.len();
+                if rows >= PIECE_ROWS {
+                    self.batch_of(&std::mem::take(&mut piece))?.map_or(Ok(()), &mut *give)?;
+                    rows = 0;
+                }
+            }
+        }
+        self.batch_of(&piece)?.map_or(Ok(()), give)
     }
 
     fn apply(&mut self, batch: &RecordBatch, _lane: usize, wanted: &Wanted<'_>) -> Result<()> {
@@ -456,15 +452,19 @@ impl Tables for KeyedTables {
             while end < batch.num_rows() && what.value(end) == this_what && table.value(end) == this_table {
                 end += 1;
             }
+            let whole = end - row == batch.num_rows();
             let mut run = batch.slice(row, end - row);
             row = end;
             if this_what == DROP_TABLE {
-                self.tables.remove(&this_table);
+                self.take_table(this_table);
                 continue;
             }
             let keep = wanted(&run.columns()[HEAD..HEAD + key_count], run.num_rows())?;
             if keep.iter().any(|k| !k) {
                 run = filter_record_batch(&run, &BooleanArray::from(keep))?;
+            } else if !whole {
+                // A part of the file's rows must not keep all of them in memory.
+                run = copy_of(&run)?;
             }
             if run.num_rows() == 0 {
                 continue;
@@ -488,110 +488,23 @@ impl Tables for KeyedTables {
     }
 
     fn row_count(&self) -> usize {
-        self.tables.values().map(|t| t.live).sum()
+        self.row_sum
     }
 
     fn memory_bytes(&self) -> usize {
-        self.tables.values().map(|t| t.index.size() + t.rows.len() * 8 + t.bytes).sum()
-    }
-}
-
-impl Table {
-    /// The newest row of every group, in the order of groups.
-    fn live(&self) -> Result<Chunk> {
-        if self.live == self.rows.len() {
-            return self.gathered(&self.rows);
-        }
-        let places: Vec<(u32, u32)> = self.rows.iter().copied().filter(|place| *place != NONE).collect();
-        self.gathered(&places)
+        self.byte_sum
     }
 
-    fn gathered(&self, places: &[(u32, u32)]) -> Result<Chunk> {
-        let Some(first) = self.chunks.first() else {
-            return Ok(Chunk { keys: Vec::new(), values: Vec::new() });
+    /// New keys go to the first table (of bare keys) or to the last (the newest window); an index that is full is made
+    /// anew at twice its size.
+    fn doubling_bytes(&self, rows: usize) -> usize {
+        let ends = [self.tables.first_key_value(), self.tables.last_key_value()];
+        let doubling = |table: &Table| {
+            let doubles = index_bytes(table.rows.len() + rows) > index_bytes(table.rows.len());
+            if doubles { 2 * table.index.size() } else { 0 }
         };
-        let keys = (0..first.keys.len()).map(|k| gather(&self.chunks, places, |c| &c.keys[k]));
-        let values = (0..first.values.len()).map(|v| gather(&self.chunks, places, |c| &c.values[v]));
-        Ok(Chunk { keys: keys.collect::<Result<_>>()?, values: values.collect::<Result<_>>()? })
+        ends.into_iter().flatten().map(|(_, table)| doubling(table)).max().unwrap_or(0)
     }
-
-    /// Makes one chunk of the rows that are alive; what the index of expiring rows holds of others goes too.
-    fn compact(&mut self, expiry: Option<usize>) -> Result<()> {
-        let live = self.live()?;
-        let mut owners = Vec::with_capacity(self.live);
-        for (group, place) in self.rows.iter_mut().enumerate().filter(|(_, place)| **place != NONE) {
-            *place = (0, owners.len() as u32);
-            owners.push(group as u32);
-        }
-        self.chunk_rows = self.live;
-        self.bytes = live.bytes();
-        self.chunks = vec![live];
-        self.owners = vec![owners];
-        if let Some(column) = expiry {
-            self.expiring.clear();
-            self.note_expiry(0, column);
-        }
-        Ok(())
-    }
-
-    /// Joins the last chunks, so that they double towards the front: there are few, and each row is copied a few times.
-    fn merge_chunks(&mut self) -> Result<()> {
-        let joined = |a: &[ArrayRef], b: &[ArrayRef]| -> Result<Vec<ArrayRef>> {
-            a.iter().zip(b).map(|(a, b)| Ok(concat(&[a.as_ref(), b.as_ref()])?)).collect()
-        };
-        while let [.., before, last] = self.chunks.as_slice()
-            && let [.., owners, moved] = self.owners.as_mut_slice()
-            && owners.len() <= 2 * moved.len()
-        {
-            let chunk =
-                Chunk { keys: joined(&before.keys, &last.keys)?, values: joined(&before.values, &last.values)? };
-            self.bytes = self.bytes + chunk.bytes() - before.bytes() - last.bytes();
-            let (target, offset) = (self.chunks.len() as u32 - 2, owners.len() as u32);
-            for (row, group) in (0u32..).zip(moved.iter()) {
-                let place = &mut self.rows[*group as usize];
-                if *place == (target + 1, row) {
-                    *place = (target, offset + row);
-                }
-            }
-            owners.append(moved);
-            self.owners.pop();
-            self.chunks.truncate(target as usize);
-            self.chunks.push(chunk);
-        }
-        Ok(())
-    }
-
-    /// Puts the rows of a chunk into the index of expiring rows.
-    fn note_expiry(&mut self, chunk: usize, column: usize) {
-        let expiry: &Int64Array = self.chunks[chunk].values[column].as_primitive();
-        for (us, group) in expiry.iter().zip(&self.owners[chunk]) {
-            if let Some(us) = us {
-                self.expiring.entry(us.div_euclid(SECOND_US)).or_default().push(*group);
-            }
-        }
-    }
-
-    /// When a group's row expires; `None` where it has none or never does.
-    fn expiry_of(&self, group: usize, column: usize) -> Option<i64> {
-        let (chunk, row) = *self.rows.get(group).filter(|place| **place != NONE)?;
-        let expiry = self.chunks[chunk as usize].values[column].as_primitive::<Int64Type>();
-        expiry.is_valid(row as usize).then(|| expiry.value(row as usize))
-    }
-}
-
-/// Collects one column's rows from many chunks.
-fn gather<'a>(
-    chunks: &'a [Chunk],
-    places: &[(u32, u32)],
-    column: impl Fn(&'a Chunk) -> &'a ArrayRef,
-) -> Result<ArrayRef> {
-    let in_place = chunks.len() == 1 && places.iter().enumerate().all(|(i, p)| p.1 as usize == i);
-    if in_place && column(&chunks[0]).len() == places.len() {
-        return Ok(Arc::clone(column(&chunks[0])));
-    }
-    let columns: Vec<&dyn Array> = chunks.iter().map(|c| column(c).as_ref()).collect();
-    let places: Vec<(usize, usize)> = places.iter().map(|(c, r)| (*c as usize, *r as usize)).collect();
-    Ok(interleave(&columns, &places)?)
 }
 
 #[cfg(test)]

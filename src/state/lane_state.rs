@@ -8,6 +8,7 @@ use futures::future::try_join_all;
 
 use super::keyed_tables::KeyedTables;
 use super::lane_store::{LaneStore, StateFile};
+use super::memory::StateMemory;
 use super::row_buffer::RowBuffer;
 use super::tables::Tables;
 use crate::error::{Error, Result};
@@ -31,19 +32,30 @@ impl NamedTables {
 /// One operator's stores in one lane.
 pub struct LaneState {
     stores: Vec<LaneStore>,
+    memory: StateMemory,
 }
 
 impl LaneState {
-    /// Makes empty stores.
-    pub fn new(operator: usize, lane: usize, tables: Vec<NamedTables>) -> Self {
+    /// Makes empty stores that live in `memory`.
+    pub fn new(operator: usize, lane: usize, tables: Vec<NamedTables>, memory: StateMemory) -> Self {
         let store = |t: NamedTables| LaneStore::new(operator, lane, t.name, t.tables);
-        Self { stores: tables.into_iter().map(store).collect() }
+        Self { stores: tables.into_iter().map(store).collect(), memory }
+    }
+
+    /// Reserves memory for `rows` rows of `bytes` bytes that are about to be put: for themselves, for what is made of them
+    /// on the way (a copy, their delta), and for indexes that double. What is not needed is given back with the commit.
+    ///
+    /// # Errors
+    /// `ResourcesExhausted` where there is no room, naming who holds how much.
+    pub fn make_room(&self, rows: usize, bytes: usize) -> Result<()> {
+        let doubling: usize = self.stores.iter().map(|s| s.tables.doubling_bytes(rows)).sum();
+        self.memory.hold(self.memory_bytes() + 3 * bytes + doubling)
     }
 
     /// Loads the part of `files` that belongs to this lane; see [`LaneStore::load`].
     ///
     /// # Errors
-    /// As [`LaneStore::load`]; `CheckpointIncompatible` where a file belongs to a store that the operator has not.
+    /// As [`LaneStore::load`]; `ResourcesExhausted` where memory has no room; `CheckpointIncompatible` where a file belongs to a store that the operator has not.
     pub async fn load(
         &mut self,
         store: &dyn DurableStore,
@@ -59,8 +71,10 @@ impl LaneState {
                 strange.store
             )));
         }
+        let (mut before, memory) = (0, &self.memory);
         for own in &mut self.stores {
-            own.load(store, files, lanes, old_lanes).await?;
+            own.load(store, files, lanes, old_lanes, &mut |bytes| memory.hold(before + bytes)).await?;
+            before += own.tables.memory_bytes();
         }
         Ok(())
     }
@@ -70,8 +84,9 @@ impl LaneState {
     /// # Errors
     /// As [`LaneStore::commit`].
     pub async fn commit(&mut self, store: &dyn DurableStore, version: i64, run: u64) -> Result<()> {
-        try_join_all(self.stores.iter_mut().map(|own| own.commit(store, version, run))).await?;
-        Ok(())
+        let memory = &self.memory;
+        try_join_all(self.stores.iter_mut().map(|own| own.commit(store, version, run, memory))).await?;
+        self.memory.hold(self.memory_bytes())
     }
 
     /// Returns the files that make the current version of all stores.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec;
 use super::key_group::{key_groups, lane_of};
+use super::memory::StateMemory;
 use super::tables::Tables;
 use crate::error::{Error, Result};
 use crate::storage::{DurableStore, checksum};
@@ -85,32 +86,40 @@ impl LaneStore {
 
     /// Makes the changes since the last commit durable as `version`, and returns the files that now make it up.
     ///
-    /// The files are durable on return but current only once the commit log names them.
+    /// The files are durable on return but current only once the commit log names them. A snapshot that `memory` has no
+    /// room for waits: until then there are more deltas.
     ///
     /// # Errors
     /// `Unavailable` or `ResourcesExhausted` where the store cannot be written.
-    pub async fn commit(&mut self, store: &dyn DurableStore, version: i64, run: u64) -> Result<&[StateFile]> {
+    pub async fn commit(
+        &mut self,
+        store: &dyn DurableStore,
+        version: i64,
+        run: u64,
+        memory: &StateMemory,
+    ) -> Result<&[StateFile]> {
         let delta = self.tables.take_changes()?;
         if delta.is_none() && !self.regrouped {
             return Ok(&self.files);
         }
+        // Indexes are no part of the file, and what is is compressed.
+        let snapshot_bytes = self.tables.memory_bytes() / 2;
         // A snapshot of no rows needs no file.
-        let (kind, batch) = match self.regrouped || self.wants_snapshot() {
-            true => (FileKind::Snapshot, self.tables.snapshot()?),
-            false => (FileKind::Delta, delta),
+        let (kind, bytes) = match self.regrouped || (self.wants_snapshot() && memory.holds_beside(snapshot_bytes)) {
+            true => (FileKind::Snapshot, self.snapshot()?),
+            false => (FileKind::Delta, delta.map(|delta| codec::encode(&delta)).transpose()?),
         };
         self.regrouped = false;
         if kind == FileKind::Snapshot {
             self.files.clear();
         }
-        if let Some(batch) = batch {
+        if let Some(bytes) = bytes {
             let suffix = if kind == FileKind::Snapshot { "snapshot" } else { "delta" };
             let folder = format!("{}/{}", self.operator, self.lane);
             let name = match self.name.as_str() {
                 DEFAULT_STORE => format!("{folder}/{version}-{run}.{suffix}"),
                 store => format!("{folder}/{version}-{run}.{store}.{suffix}"),
             };
-            let bytes = codec::encode(&batch)?;
             let (length, crc32) = (bytes.len() as u64, checksum(&bytes));
             let file = StateFile { name, store: self.name.clone(), lane: self.lane, version, kind, length, crc32 };
             if !store.create(&file.name, bytes).await? {
@@ -125,10 +134,20 @@ impl LaneStore {
         Ok(&self.files)
     }
 
+    fn snapshot(&self) -> Result<Option<Bytes>> {
+        if self.tables.row_count() == 0 {
+            return Ok(None);
+        }
+        let mut encoder = codec::Encoder::new(self.tables.change_schema())?;
+        self.tables.each_piece(&mut |rows| encoder.add(rows))?;
+        encoder.finish().map(Some)
+    }
+
     /// Loads the part of `files` (this store's, of all lanes of the version to restore) that belongs to this lane among
-    /// `lanes`.
+    /// `lanes`. Tells `room` how many bytes it holds, what it is about to read among them.
     ///
     /// # Errors
+    /// What `room` says;
     /// `CheckpointCorrupt` where a file is missing or altered; `CheckpointIncompatible` where it is another query's.
     pub async fn load(
         &mut self,
@@ -136,11 +155,13 @@ impl LaneStore {
         files: &[StateFile],
         lanes: usize,
         old_lanes: usize,
+        room: &mut (dyn FnMut(usize) -> Result<()> + Send),
     ) -> Result<()> {
         let own = |f: &&StateFile| f.store == self.name && (lanes != old_lanes || f.lane == self.lane);
         let mut ordered: Vec<&StateFile> = files.iter().filter(own).collect();
         ordered.sort_by_key(|f| (f.version, f.lane));
         for file in &ordered {
+            room(self.tables.memory_bytes() + file.length as usize)?;
             let bytes = read_verified(store, file).await?;
             let location = format!("{}/{}", store.location(), file.name);
             for batch in codec::decode(bytes, self.tables.change_schema(), self.tables.names_matter(), &location)? {
@@ -152,6 +173,7 @@ impl LaneStore {
                     Ok(key_groups(keys, rows)?.into_iter().map(|g| lane_of(g, lanes) == lane).collect())
                 })?;
             }
+            room(self.tables.memory_bytes())?;
         }
         self.tables.loaded(lanes != old_lanes);
         self.regrouped = lanes != old_lanes;

@@ -18,7 +18,8 @@ use datafusion::arrow::compute::{SortOptions, and, concat, filter, filter_record
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
-use super::tables::{Tables, Wanted};
+use super::keyed_tables::copy_of;
+use super::tables::{PIECE_ROWS, Tables, Wanted, index_bytes};
 use crate::error::{Error, Result};
 
 const APPEND: u8 = 3;
@@ -42,6 +43,8 @@ pub struct RowBuffer {
     key_count: usize,
     change_schema: SchemaRef,
     chunks: Vec<Chunk>,
+    /// Bytes of all chunks: kept, since looking at every chunk would cost the state.
+    chunk_bytes: usize,
     /// key's hash → newest row
     newest: HashMap<u64, RowNumber, BuildHasherDefault<Hashed>>,
     /// row → the next older row with its hash
@@ -66,6 +69,12 @@ struct Chunk {
     start: usize,
     columns: Vec<ArrayRef>,
     rows: usize,
+}
+
+impl Chunk {
+    fn bytes(&self) -> usize {
+        self.columns.iter().map(|c| c.get_array_memory_size()).sum()
+    }
 }
 
 enum Change {
@@ -113,6 +122,7 @@ impl RowBuffer {
             key_count: keys.len(),
             change_schema: Arc::new(Schema::new(fields)),
             chunks: Vec::new(),
+            chunk_bytes: 0,
             newest: HashMap::default(),
             older: Vec::new(),
             hashes: Vec::new(),
@@ -301,44 +311,57 @@ impl RowBuffer {
         self.matched.extend(matched.iter().map(|m| m.unwrap_or(false)));
         self.alive.resize(start + rows, true);
         self.alive_count += rows;
-        self.chunks.push(Chunk { start, columns, rows });
-        // Chunks double towards the front, so that there are few of them and each row is copied a few times.
+        let chunk = Chunk { start, columns, rows };
+        self.chunk_bytes += chunk.bytes();
+        self.chunks.push(chunk);
+        // Chunks double towards the front, so that there are few of them and each row is copied a few times. None becomes
+        // greater than a piece, so that joining takes little memory.
         while let [.., before, last] = self.chunks.as_slice()
             && before.rows <= 2 * last.rows
+            && before.rows + last.rows <= PIECE_ROWS
         {
             let pair = [before, last];
             let joined = (0..before.columns.len()).map(|c| Ok(concat(&pair.map(|chunk| chunk.columns[c].as_ref()))?));
             let columns = joined.collect::<Result<Vec<_>>>()?;
             let merged = Chunk { start: before.start, rows: before.rows + last.rows, columns };
+            self.chunk_bytes = self.chunk_bytes + merged.bytes() - before.bytes() - last.bytes();
             self.chunks.truncate(self.chunks.len() - 2);
             self.chunks.push(merged);
         }
         Ok(first)
     }
 
-    /// Makes the buffer anew from the rows that are alive, where half are not. Rows get other numbers.
+    /// Makes the buffer anew from the rows that are alive, where half are not, chunk by chunk, so that never more than a
+    /// chunk stands twice in memory. Rows get other numbers.
     fn sweep(&mut self) -> Result<()> {
         if self.alive.len() <= 2 * self.alive_count + FEW_DEAD {
             return Ok(());
         }
-        let alive = self.alive_rows();
-        let columns = (0..self.column_count()).map(|c| self.gather_column(c, &alive)).collect::<Result<Vec<_>>>()?;
-        let ids: Vec<i64> = alive.iter().map(|row| self.ids[*row as usize]).collect();
-        let expiry: Int64Array = alive.iter().map(|row| self.expiry[*row as usize]).collect();
-        let matched: BooleanArray = alive.iter().map(|row| Some(self.matched[*row as usize])).collect();
-        self.chunks.clear();
+        let chunks = std::mem::take(&mut self.chunks);
+        self.chunk_bytes = 0;
         self.newest.clear();
         self.expiring.clear();
-        self.older.clear();
-        self.hashes.clear();
-        self.ids.clear();
-        self.expiry.clear();
-        self.matched.clear();
-        self.alive.clear();
+        self.older = Vec::new();
+        self.hashes = Vec::new();
+        let ids = std::mem::take(&mut self.ids);
+        let expiry = std::mem::take(&mut self.expiry);
+        let matched = std::mem::take(&mut self.matched);
+        let alive = std::mem::take(&mut self.alive);
         self.alive_count = 0;
-        if !alive.is_empty() {
-            self.insert(columns, ids, &expiry, &matched)?;
+        for Chunk { start, columns, rows } in chunks {
+            let kept: Vec<u32> = (0..rows as u32).filter(|row| alive[start + *row as usize]).collect();
+            if kept.is_empty() {
+                continue;
+            }
+            let row = |kept: &u32| start + *kept as usize;
+            let kept_ids = kept.iter().map(|k| ids[row(k)]).collect();
+            let kept_expiry: Int64Array = kept.iter().map(|k| expiry[row(k)]).collect();
+            let kept_matched: BooleanArray = kept.iter().map(|k| Some(matched[row(k)])).collect();
+            let numbers = UInt32Array::from(kept);
+            let columns = columns.iter().map(|c| Ok(take(c, &numbers, None)?)).collect::<Result<Vec<_>>>()?;
+            self.insert(columns, kept_ids, &kept_expiry, &kept_matched)?;
         }
+        self.newest.shrink_to_fit();
         Ok(())
     }
 
@@ -445,13 +468,12 @@ impl Tables for RowBuffer {
         Ok(Some(datafusion::arrow::compute::concat_batches(&self.change_schema, &batches)?))
     }
 
-    fn snapshot(&self) -> Result<Option<RecordBatch>> {
-        let rows = self.alive_rows();
-        if rows.is_empty() {
-            return Ok(None);
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        for rows in self.alive_rows().chunks(PIECE_ROWS) {
+            let columns = (0..self.column_count()).map(|c| self.gather_column(c, rows)).collect::<Result<Vec<_>>>()?;
+            give(self.append_batch(rows, columns)?)?;
         }
-        let columns = (0..self.column_count()).map(|c| self.gather_column(c, &rows)).collect::<Result<Vec<_>>>()?;
-        self.append_batch(&rows, columns).map(Some)
+        Ok(())
     }
 
     fn apply(&mut self, batch: &RecordBatch, lane: usize, wanted: &Wanted<'_>) -> Result<()> {
@@ -470,6 +492,9 @@ impl Tables for RowBuffer {
                     let keep = wanted(&run.columns()[HEAD..HEAD + self.key_count], run.num_rows())?;
                     if keep.iter().any(|k| !k) {
                         run = filter_record_batch(&run, &BooleanArray::from(keep))?;
+                    } else if run.num_rows() < batch.num_rows() {
+                        // A part of the file's rows must not keep all of them in memory.
+                        run = copy_of(&run)?;
                     }
                     if run.num_rows() == 0 {
                         continue;
@@ -518,9 +543,14 @@ impl Tables for RowBuffer {
     }
 
     fn memory_bytes(&self) -> usize {
-        let columns = self.chunks.iter().flat_map(|c| &c.columns).map(|c| c.get_array_memory_size()).sum::<usize>();
-        // hash, index, id, expiry, flags and chain of a row
-        columns + self.alive.len() * 64
+        // hash, id, expiry, flags and chain of a row, and its place among those that expire; then the index
+        let numbers = self.alive.capacity() * (8 + 8 + 16 + 2 + 4) + self.alive.len() * 8;
+        self.chunk_bytes + numbers + self.newest.capacity() * 20 + self.expiring.len() * 64
+    }
+
+    fn doubling_bytes(&self, rows: usize) -> usize {
+        let doubles = index_bytes(self.newest.len() + rows) > index_bytes(self.newest.len());
+        if doubles { 2 * self.newest.capacity() * 20 } else { 0 }
     }
 }
 

@@ -7,12 +7,22 @@
 use std::any::Any;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::SchemaRef;
 
 use crate::error::Result;
 
 /// Tells which rows with these key columns (and so many rows) a lane wants.
 pub type Wanted<'a> = dyn Fn(&[ArrayRef], usize) -> Result<Vec<bool>> + 'a;
+
+/// Rows of state that are copied, joined or written in one go: what the bookkeeping of state takes beside it is bounded by
+/// so many rows.
+pub(super) const PIECE_ROWS: usize = 1 << 16;
+
+/// Returns about how many bytes an index of so many keys takes: what it doubles by, not what it is.
+pub(super) fn index_bytes(keys: usize) -> usize {
+    (keys * 8 / 7).next_power_of_two() * 17
+}
 
 /// Rows that a versioned store can make durable and read back.
 pub trait Tables: Any + Send {
@@ -31,11 +41,27 @@ pub trait Tables: Any + Send {
     /// `Internal` where columns of one kind have different types.
     fn take_changes(&mut self) -> Result<Option<RecordBatch>>;
 
+    /// Gives all rows as changes that make them, piece by piece: nothing where there are none.
+    ///
+    /// # Errors
+    /// As [`Tables::take_changes`], and what `give` meets.
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>;
+
     /// Returns all rows as changes that make them, or `None` where there are none.
     ///
     /// # Errors
     /// As [`Tables::take_changes`].
-    fn snapshot(&self) -> Result<Option<RecordBatch>>;
+    fn snapshot(&self) -> Result<Option<RecordBatch>> {
+        let mut pieces = Vec::new();
+        self.each_piece(&mut |piece| {
+            pieces.push(piece);
+            Ok(())
+        })?;
+        match pieces.is_empty() {
+            true => Ok(None),
+            false => Ok(Some(concat_batches(self.change_schema(), &pieces)?)),
+        }
+    }
 
     /// Applies a delta or snapshot that lane `lane` wrote; of rows with keys only those that are wanted.
     ///
@@ -55,6 +81,9 @@ pub trait Tables: Any + Send {
     /// Returns the number of rows.
     fn row_count(&self) -> usize;
 
-    /// Returns about how many bytes the rows take.
+    /// Returns about how many bytes the rows take, without looking at them: asked for several times a batch.
     fn memory_bytes(&self) -> usize;
+
+    /// Returns about how many bytes more are needed for a moment where `rows` new keys make an index grow.
+    fn doubling_bytes(&self, rows: usize) -> usize;
 }

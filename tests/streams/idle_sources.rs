@@ -135,6 +135,29 @@ async fn a_silent_source_lets_go_of_the_watermark_until_it_wakes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_begins_the_timeout_anew() {
+    let (home, clock, streams) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::new(0)), Streams::new());
+    clock.set_ms(864_000_000);
+    let own_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let run = streams.start(own_clock, Trigger::Unspecified, &home.path().join("ck")).await;
+    assert_eq!(run.closed().await, ["a"]);
+    clock.advance_ms(29_999);
+    assert_eq!(run.closed().await, ["a"]);
+    // It takes half a minute from here, and not an hour more.
+    clock.advance_ms(-3_600_000);
+    assert_eq!(run.closed().await, ["a"]);
+    clock.advance_ms(29_999);
+    assert_eq!(run.closed().await, ["a"]);
+    clock.advance_ms(1);
+    assert_eq!(run.closed().await, ["a", "c"]);
+    // A day forward changes nothing more, and the watermark has never fallen.
+    clock.advance_ms(86_400_000);
+    assert_eq!(run.closed().await, ["a", "c"]);
+    assert!(run.watermarks().is_sorted(), "{:?}", run.watermarks());
+    run.query.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_all_are_silent_nothing_moves() {
     let (home, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::new(0)));
     let quiet = MemoryStream::new(schema());

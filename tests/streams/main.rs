@@ -7,7 +7,8 @@
 //! Beside them: every script of `sql/` whole, in pieces and in other lanes ([`sql_scripts`]), the command killed at
 //! random moments ([`kill`]), what a query says of itself ([`waiting`]), sources that fall silent ([`idle_sources`]),
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
-//! [`bad_checkpoint`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
+//! [`bad_checkpoint`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump ([`clock_jumps`]), stores
+//! that fail ([`failing_store`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
 //! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -16,10 +17,15 @@ mod answer;
 mod bad_checkpoint;
 mod bad_input;
 mod case;
+mod clock_jumps;
+mod collected;
+mod counted;
 mod csv_values;
 mod cut_off;
 mod direction;
 mod disk;
+mod failing_store;
+mod faults;
 mod golden;
 mod idle_sources;
 mod kill;
@@ -29,6 +35,7 @@ mod late_joins;
 mod late_model;
 mod late_sessions;
 mod late_table;
+mod memory;
 mod model;
 mod oracle;
 mod payments;

@@ -31,8 +31,7 @@ pub(super) async fn run_lane(
     lane: usize,
     came: Vec<PartialStates>,
 ) -> PlanResult<Vec<RecordBatch>> {
-    let state = Arc::clone(&batch.state.stores[spec.operator][lane]);
-    let mut state = state.lock().await;
+    let mut state = batch.open_lane(spec.operator, lane, came.iter().map(PartialStates::weight).sum()).await?;
     let started_ms = batch.clock.now_ms();
     let mut lane_work = Lane { spec, widths: spec.widths()?, updated: 0, removed: 0 };
 

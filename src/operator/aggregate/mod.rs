@@ -135,6 +135,10 @@ impl Accumulators {
         Ok(())
     }
 
+    pub(super) fn size(&self) -> usize {
+        self.0.iter().map(|accumulator| accumulator.size()).sum()
+    }
+
     pub(super) fn state(&mut self) -> PlanResult<Vec<ArrayRef>> {
         let mut columns = Vec::new();
         for accumulator in &mut self.0 {

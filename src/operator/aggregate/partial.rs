@@ -9,6 +9,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::{cast, take, take_record_batch};
 use datafusion::common::Result as PlanResult;
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::ExecutionPlan;
@@ -19,8 +20,8 @@ use futures::TryStreamExt;
 use super::{Accumulators, AggregateSpec, grouping_id};
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::{EventKey, TIMELESS};
-use crate::operator::exchange::take_all;
-use crate::operator::stateful::each_partition;
+use crate::operator::exchange::{input_memory, take_all};
+use crate::operator::stateful::{Weight, each_partition};
 use crate::sink::OutputMode;
 use crate::state::{key_groups, lane_of};
 
@@ -33,13 +34,28 @@ pub(super) struct PartialStates {
     pub(super) rows: usize,
 }
 
-/// What all partitions made, by lane.
-pub(super) struct Dealt(Mutex<Vec<Vec<PartialStates>>>);
+impl PartialStates {
+    pub(super) fn weight(&self) -> Weight {
+        Weight::of(self.rows, self.keys.iter().chain(&self.states))
+    }
+}
+
+/// So many rows are aggregated before it is seen again what the groups take.
+const ROWS_BETWEEN_LOOKS: usize = 1 << 16;
+
+/// What all partitions made, by lane, and the memory that it holds until a lane takes it.
+pub(super) struct Dealt {
+    lanes: Mutex<Vec<Vec<PartialStates>>>,
+    held: Arc<MemoryReservation>,
+}
 
 impl Dealt {
     /// Takes a lane's part, in the order of the partitions it came from.
     pub(super) fn take(&self, lane: usize) -> Vec<PartialStates> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)[lane])
+        let states = std::mem::take(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner)[lane]);
+        let bytes = states.iter().map(PartialStates::weight).sum::<Weight>().bytes;
+        self.held.shrink(bytes.min(self.held.size()));
+        states
     }
 }
 
@@ -51,16 +67,18 @@ pub(super) async fn aggregate_all(
     context: Arc<TaskContext>,
 ) -> PlanResult<Dealt> {
     let lanes = batch.state.lanes;
+    let held = input_memory(spec.operator, &context);
     let per_partition = each_partition(&input, &context, |rows| {
-        let (spec, batch) = (Arc::clone(&spec), Arc::clone(&batch));
-        aggregate_partition(spec, batch, rows)
+        aggregate_partition(Arc::clone(&spec), Arc::clone(&batch), Arc::clone(&held), rows)
     })
     .await?;
     let mut dealt: Vec<Vec<PartialStates>> = (0..lanes).map(|_| Vec::new()).collect();
     for states in per_partition.into_iter().flatten() {
         deal(states, &mut dealt)?;
     }
-    Ok(Dealt(Mutex::new(dealt)))
+    let all = dealt.iter().flatten().map(PartialStates::weight).sum::<Weight>();
+    held.try_resize(all.bytes)?;
+    Ok(Dealt { lanes: Mutex::new(dealt), held })
 }
 
 fn deal(states: PartialStates, lanes: &mut [Vec<PartialStates>]) -> PlanResult<()> {
@@ -87,6 +105,7 @@ fn deal(states: PartialStates, lanes: &mut [Vec<PartialStates>]) -> PlanResult<(
 async fn aggregate_partition(
     spec: Arc<AggregateSpec>,
     batch: Arc<BatchContext>,
+    held: Arc<MemoryReservation>,
     mut rows: SendableRecordBatchStream,
 ) -> PlanResult<Vec<PartialStates>> {
     // Complete mode keeps every group, so no row is too late for its own.
@@ -94,9 +113,17 @@ async fn aggregate_partition(
     let late_us = batch.watermarks[spec.operator].late_us.filter(|_| judged);
     let (spec, operator) = (Arc::clone(&spec), spec.operator);
     let mut tables = FreshTables { spec, late_us, tables: BTreeMap::new(), late: Vec::new(), timeless: 0 };
+    let (mut unseen, mut grown) = (0, 0);
     while let Some(rows) = rows.try_next().await? {
         fail::fail_point!("operator.mid_batch");
         tables.add(&rows)?;
+        unseen += rows.num_rows();
+        if unseen >= ROWS_BETWEEN_LOOKS {
+            unseen = 0;
+            let bytes = tables.memory_bytes().max(grown);
+            held.try_grow(bytes - grown)?;
+            grown = bytes;
+        }
         let late = std::mem::take(&mut tables.late);
         if !late.is_empty() {
             batch.report().operators[operator].rows_dropped_late += late.len() as u64;
@@ -235,6 +262,11 @@ impl FreshTables {
                 Ok(())
             }
         }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let of = |t: &FreshTable| t.index.as_ref().map_or(0, |index| index.size()) + t.accumulators.size();
+        self.tables.values().map(of).sum()
     }
 
     fn finish(self) -> PlanResult<Vec<PartialStates>> {

@@ -23,7 +23,7 @@ use super::handle::{StateHandle, TIMERS};
 use super::processor::{ProcessorContext, StatefulProcessor, TimeMode, Timers};
 use super::scope::{GroupKey, Scope};
 use super::transform::{InitialState, Transform};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_words};
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::EventTime;
 use crate::operator::exchange::{KeyedRows, concat_all, take_all};
@@ -352,8 +352,6 @@ fn columns(schema: &SchemaRef) -> String {
 /// Calls a function of the application; a panic becomes an error.
 pub(super) fn guarded<T>(function: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(function)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Error::invalid_query(format!("the function panicked: {said}")))
+        Err(Error::invalid_query(format!("the function panicked: {}", panic_words(panic.as_ref()))))
     })
 }

@@ -18,7 +18,7 @@ use super::processor::{StatefulProcessor, TimeMode};
 use super::scope::Scope;
 use super::{UserProcessor, UserStateOperator};
 use crate::error::{Error, Result};
-use crate::operator::exchange::deal_rows;
+use crate::operator::exchange::{KeyedRows, deal_rows};
 use crate::operator::stateful::LaneWork;
 use crate::sink::OutputMode;
 use crate::state::{KeyedEntries, LaneState, NamedTables};
@@ -327,9 +327,8 @@ impl UserProcessor for Transform {
         let dealt = batch.share(id, 0, || deal_rows(id, input, keys, late, Arc::clone(&batch), context)).await?;
         let mut rows = Vec::new();
         for lane in lanes {
-            let state = Arc::clone(&batch.state.stores[id][lane]);
-            let mut state = state.lock().await;
             let came = dealt.take(lane);
+            let mut state = batch.open_lane(id, lane, KeyedRows::weight(&came)).await?;
             let work = LaneBatch { transform: self, operator, batch: &batch, lane, input: &input_schema };
             let (given, counts) = work.run(&mut state, came)?;
             batch.commit_lane(id, lane, &mut state, counts).await?;

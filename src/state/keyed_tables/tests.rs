@@ -2,6 +2,8 @@
 
 use datafusion::arrow::array::{AsArray, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -16,6 +18,105 @@ fn put(tables: &mut KeyedTables, table: i64, rows: &[(&str, i64)]) {
     let values: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)))];
     let groups = tables.intern(table, &keys, rows.len()).unwrap();
     tables.put(table, &groups, keys, values).unwrap();
+}
+
+/// The sums that are kept are what counting again gives.
+fn assert_counted(tables: &KeyedTables) {
+    for table in tables.tables.values() {
+        assert_eq!(table.live, table.rows.iter().filter(|place| **place != NONE).count());
+        assert_eq!(table.bytes, table.chunks.iter().map(Chunk::bytes).sum::<usize>());
+        assert_eq!(table.chunk_rows, table.owners.iter().map(Vec::len).sum::<usize>());
+        assert_eq!(table.noted, table.expiring.values().map(Vec::len).sum::<usize>());
+        assert!(table.owners.iter().all(|chunk| !chunk.is_empty()), "an empty chunk");
+    }
+    assert_eq!(tables.row_count(), tables.tables.values().map(|t| t.live).sum::<usize>());
+    assert_eq!(tables.memory_bytes(), tables.tables.values().map(Table::memory_bytes).sum::<usize>());
+}
+
+/// What one step of [`sums_are_kept`] does.
+#[derive(Debug, Clone)]
+enum Step {
+    Put(i64, Vec<(u8, i64)>),
+    Remove(i64, usize),
+    Expire(i64, i64),
+    FirstExpiry(i64),
+    Drop(i64),
+    Take,
+    Reload,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let table = 0..3i64;
+    prop_oneof![
+        6 => (table.clone(), vec((any::<u8>(), 0..20_000_000i64), 1..60)).prop_map(|(t, rows)| Step::Put(t, rows)),
+        1 => (table.clone(), 0..40usize).prop_map(|(t, n)| Step::Remove(t, n)),
+        1 => (table.clone(), 0..20_000_000i64).prop_map(|(t, us)| Step::Expire(t, us)),
+        1 => table.clone().prop_map(Step::FirstExpiry),
+        1 => table.prop_map(Step::Drop),
+        2 => Just(Step::Take),
+        1 => Just(Step::Reload),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is done to tables, their sums are what counting again gives, and their rows those of a plain map.
+    #[test]
+    fn sums_are_kept(steps in vec(step(), 1..60)) {
+        let fresh = || {
+            let field = |name: &str, data_type: DataType| Arc::new(Field::new(name, data_type, true));
+            KeyedTables::new(&[field("k", DataType::Utf8)], &[field("expires", DataType::Int64)]).expiring_by(0)
+        };
+        let (mut tables, mut model) = (fresh(), BTreeMap::<(i64, String), i64>::new());
+        for step in steps {
+            match step {
+                Step::Put(table, given) => {
+                    let unique: BTreeMap<String, i64> = given.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+                    put(&mut tables, table, &unique.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>());
+                    model.extend(unique.into_iter().map(|(k, v)| ((table, k), v)));
+                }
+                Step::Remove(table, count) => {
+                    let groups: Vec<usize> = tables.groups(table).into_iter().take(count).collect();
+                    remove(&mut tables, &mut model, table, &groups);
+                }
+                Step::Expire(table, us) => {
+                    let groups = tables.expired(table, us);
+                    let expect = model.iter().filter(|((t, _), v)| *t == table && **v <= us).count();
+                    prop_assert_eq!(groups.len(), expect);
+                    remove(&mut tables, &mut model, table, &groups);
+                }
+                Step::FirstExpiry(table) => {
+                    let first = model.iter().filter(|((t, _), _)| *t == table).map(|(_, v)| *v).min();
+                    prop_assert_eq!(tables.first_expiry(table), first);
+                }
+                Step::Drop(table) => {
+                    tables.drop_table(table);
+                    model.retain(|(t, _), _| *t != table);
+                }
+                Step::Take => drop(tables.take_changes().unwrap()),
+                Step::Reload => {
+                    let mut loaded = fresh();
+                    tables.each_piece(&mut |piece| loaded.apply(&piece, 0, &|_, n| Ok(vec![true; n]))).unwrap();
+                    tables = loaded;
+                }
+            }
+            assert_counted(&tables);
+        }
+        let expect: Vec<_> = model.into_iter().map(|((table, key), value)| (table, key, value)).collect();
+        prop_assert_eq!(rows(&tables), expect);
+    }
+}
+
+fn remove(tables: &mut KeyedTables, model: &mut BTreeMap<(i64, String), i64>, table: i64, groups: &[usize]) {
+    if groups.is_empty() {
+        return;
+    }
+    let (keys, _) = tables.rows_of(table, groups).unwrap();
+    for key in keys[0].as_string::<i32>().iter().flatten() {
+        model.remove(&(table, key.to_string())).unwrap();
+    }
+    tables.remove(table, groups).unwrap();
 }
 
 fn rows(tables: &KeyedTables) -> Vec<(i64, String, i64)> {

@@ -53,6 +53,13 @@ fn rows_are_found_by_key_until_they_expire() {
     assert_eq!(buffer.row_count(), 1);
 }
 
+/// The sums that are kept are what counting again gives.
+fn assert_counted(buffer: &RowBuffer) {
+    assert_eq!(buffer.chunk_bytes, buffer.chunks.iter().map(Chunk::bytes).sum::<usize>());
+    assert_eq!(buffer.row_count(), buffer.alive.iter().filter(|alive| **alive).count());
+    assert!(buffer.memory_bytes() >= buffer.chunk_bytes + buffer.alive.len() * 38);
+}
+
 #[test]
 fn deltas_rebuild_what_many_batches_made() {
     let (mut live, mut rebuilt) = (buffer(), buffer());
@@ -70,6 +77,8 @@ fn deltas_rebuild_what_many_batches_made() {
             rebuilt.apply(&delta, 0, all).unwrap();
         }
         assert_eq!(content(&live), content(&rebuilt), "after batch {batch}");
+        assert_counted(&live);
+        assert_counted(&rebuilt);
     }
     assert!(live.row_count() < 1300 && live.alive.len() < 8000, "{} of {}", live.row_count(), live.alive.len());
     assert!(live.chunks.len() < 20);

@@ -1,0 +1,114 @@
+//! State that outgrows its memory: the query ends with an error that names who holds it, the process keeps within its
+//! bounds, and a run with more memory goes on exactly once.
+//!
+//! The command runs under a limit on its data segment (`ulimit -d`: all memory that is not shared and can be written), so
+//! that what it takes beyond its bounds it does not get, and dies of it.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use millstream::error::ErrorKind;
+use millstream::prelude::*;
+use millstream::storage::LocalStore;
+
+use crate::case::literal;
+use crate::collected::Collected;
+use crate::counted::{by_window, rows, schema};
+
+/// Runs an endless query over numbers that never come again, in the command, with `limit_mb` of memory. Returns what it
+/// said last.
+fn exhausted(limit_mb: usize, mode: &str, sql: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE numbers STORED AS RATE_MICRO_BATCH OPTIONS ('rowsPerBatch' '200000');\n\
+         CREATE EXTERNAL TABLE nowhere STORED AS NOOP;\n\
+         CREATE FLOW f OUTPUT MODE {mode} TRIGGER PROCESSING TIME '1 millisecond' CHECKPOINT '{}' \
+         AS INSERT INTO nowhere {sql};",
+        literal(&folder.path().join("checkpoint"))
+    );
+    let most_kb = limit_mb * 1024 * 5 / 4 + 200 * 1024;
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -d {most_kb} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_millstream"), "sql"]);
+    command.args([script.as_str(), "--lanes", "2", "--memory-limit", &format!("{limit_mb}MB")]);
+    let done = command.stdin(Stdio::null()).stdout(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "it was killed, or found an end:\n{said}");
+    said
+}
+
+fn assert_told(said: &str, words: &[&str]) {
+    let error = said.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no error:\n{said}"));
+    for word in ["resources exhausted", "consumed", "--memory-limit"].iter().chain(words) {
+        assert!(error.contains(word), "'{word}' is not in:\n{error}");
+    }
+    let batches = said.lines().filter(|line| line.starts_with("f  batch ")).count();
+    assert!(batches >= 2, "it ended in its first batches:\n{said}");
+}
+
+#[test]
+fn a_deduplication_of_ever_new_keys_ends_within_64_mib() {
+    let said = exhausted(64, "append", "SELECT value FROM DROP_DUPLICATES(STREAM numbers, value)");
+    assert_told(&said, &["state of deduplication 0, lane 0", "state of deduplication 0, lane 1"]);
+}
+
+#[test]
+fn an_aggregate_of_ever_new_keys_ends_within_64_mib() {
+    let sql = "SELECT concat('key ', value) AS k, count(*) AS n, sum(value) AS s FROM STREAM numbers GROUP BY 1";
+    assert_told(&exhausted(64, "update", sql), &["state of aggregate 0, lane"]);
+}
+
+#[test]
+fn a_deduplication_of_ever_new_keys_ends_within_256_mib() {
+    let said = exhausted(256, "append", "SELECT value FROM DROP_DUPLICATES(STREAM numbers, value)");
+    assert_told(&said, &["state of deduplication 0, lane 0", "state of deduplication 0, lane 1"]);
+}
+
+#[test]
+fn a_batch_that_is_itself_too_large_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let session = Session::builder().lanes(2).memory_limit(4 << 20).build();
+    let script = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE numbers STORED AS RATE_MICRO_BATCH OPTIONS ('rowsPerBatch' '400000');\n\
+         CREATE EXTERNAL TABLE nowhere STORED AS NOOP;\n\
+         CREATE FLOW f OUTPUT MODE update TRIGGER AVAILABLE NOW CHECKPOINT '{}' \
+         AS INSERT INTO nowhere SELECT value, count(*) AS n FROM STREAM numbers GROUP BY value;",
+        literal(&folder.path().join("checkpoint"))
+    );
+    let error = runtime.block_on(session.run_script(&script)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourcesExhausted, "{error}");
+    assert!(error.to_string().contains("input of operator 0"), "{error}");
+}
+
+/// Counts rows that never come again by window: no number is forgotten, so that state only grows.
+async fn run(stream: &MemoryStream, sink: &Collected, place: &std::path::Path, bytes: usize) -> Result<(), Error> {
+    let session = Session::builder().lanes(2).memory_limit(bytes).build();
+    let frame = session.read_stream().option("maxBatchesPerTrigger", 1).memory(stream)?;
+    let distinct = frame.with_watermark("ts", "0 seconds")?.drop_duplicates(&["v"])?;
+    let writer = by_window(distinct)?.write_stream().output_mode(OutputMode::Update).trigger(Trigger::AvailableNow);
+    let store = Arc::new(LocalStore::new(place));
+    writer.sink(Arc::new(sink.clone())).checkpoint_store(store).start("").await?.await_termination().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_more_memory_goes_on_exactly_once() {
+    let stream = MemoryStream::new(schema());
+    (0..12).for_each(|push| stream.push(rows(push, 3_000)).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, pieces) = (Collected::default(), Collected::default());
+    run(&stream, &whole, &folder.path().join("whole"), 1 << 30).await.unwrap();
+    let all = whole.batches().len();
+
+    let mut ends = Vec::new();
+    for bytes in [1 << 20, 2 << 20, 3 << 20, 1 << 30] {
+        let end = run(&stream, &pieces, &folder.path().join("pieces"), bytes).await;
+        if let Err(error) = &end {
+            assert_eq!(error.kind(), ErrorKind::ResourcesExhausted, "{error}");
+            assert!(error.to_string().contains("state of"), "{error}");
+        }
+        ends.push((pieces.batches().len(), end.is_ok()));
+    }
+    assert_eq!(pieces.batches(), whole.batches());
+    assert!(ends[0].0 > 0 && ends[0].0 < ends[2].0 && !ends[1].1, "each run comes further: {ends:?} of {all}");
+    assert!(ends[3].1);
+}
