@@ -43,8 +43,8 @@ pub(crate) async fn read(store: &dyn DurableStore) -> Result<Option<Metadata>> {
         for folder in [OFFSETS, COMMITS, RUNS] {
             if !store.list(folder).await?.is_empty() {
                 return Err(Error::corrupt(format!(
-                    "{path} is missing, though {folder}/ holds files; restore it from a copy, or use a new directory \
-                     (a copy that was interrupted: delete the directory and copy again)"
+                    "{path} is missing, though {folder}/ holds files; restore it from a copy, or start with a new \
+                     checkpoint and a new table (a copy that was interrupted: delete the directory and copy again)"
                 )));
             }
         }
