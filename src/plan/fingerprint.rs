@@ -193,8 +193,9 @@ pub fn check_unchanged(before: &[Value], now: &[Value]) -> Result<()> {
         let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
             continue;
         };
-        let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(*k)));
-        for key in keys {
+        // Whether there is a watermark decides about other parts, so it is what changed.
+        let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(*k))).map(String::as_str);
+        for key in std::iter::once("watermark").chain(keys) {
             let early = old.get(key).and_then(Value::as_str).and_then(early_event_time).map(Value::String);
             let (was, is) = (early.as_ref().filter(|_| key == "event time").or(old.get(key)), new.get(key));
             if was != is {

@@ -67,8 +67,11 @@ async fn refused(old: impl Fn(&Place) -> String, new: impl Fn(&Place) -> String,
     assert!(planned(&decisions(&place)) > planned(&before), "the old query does not go on");
 }
 
-/// Refuses each of `edits` (what a message must say, mode and query before, mode and query after) to the console.
-async fn all_refused(edits: &[(&[&str], (&str, &str), (&str, &str))]) {
+/// What a message must say; mode (or table) and query before; the same after.
+type Edit<'a> = (&'a [&'a str], (&'a str, &'a str), (&'a str, &'a str));
+
+/// Refuses each of `edits` to the console.
+async fn all_refused(edits: &[Edit<'_>]) {
     for (words, old, new) in edits {
         refused(|place| printing(place, old.0, old.1), |place| printing(place, new.0, new.1), words).await;
     }
@@ -119,16 +122,8 @@ async fn edits_of_aggregates_are_refused() {
             ("append", &sessions("5 seconds")),
             ("append", &sessions("7 seconds")),
         ),
-        (
-            &["event time changed from window(10 seconds), key 0 to nothing"],
-            ("update", &of_ten),
-            ("update", &unwatched),
-        ),
-        (
-            &["event time changed from nothing to window(10 seconds), key 0"],
-            ("update", &unwatched),
-            ("update", &of_ten),
-        ),
+        (&["operator 0 (aggregate): watermark changed from yes to no"], ("update", &of_ten), ("update", &unwatched)),
+        (&["operator 0 (aggregate): watermark changed from no to yes"], ("update", &unwatched), ("update", &of_ten)),
         (&["output mode changed from append to update"], ("append", &of_ten), ("update", &of_ten)),
         (
             &["operators changed from (none) to (aggregate)"],
@@ -216,7 +211,7 @@ async fn edits_of_sources_are_refused() {
 async fn edits_of_sinks_are_refused() {
     const PARQUET: &str = "STORED AS PARQUET LOCATION '$PLACE/out/result/'";
     const ROWS: &str = "SELECT id, k FROM STREAM ev";
-    let edits: [(&[&str], (&str, &str), (&str, &str)); 7] = [
+    let edits: [Edit<'_>; 7] = [
         (
             &["the sink changed from FileSink[file://", "/out/result", "/out/other"],
             (PARQUET, ROWS),
