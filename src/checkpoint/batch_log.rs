@@ -110,9 +110,23 @@ impl<E: LogEntry> BatchLog<E> {
         layout::check_gaps(&self.store.location(), E::FOLDER, &ids)?;
         let mut entries = Vec::with_capacity(ids.len());
         for id in ids {
-            entries.push(self.existing(id).await?);
+            entries.extend(self.retained(id).await?);
         }
         Ok(entries)
+    }
+
+    /// Reads every retained entry, so that a bad one is found before anything is done, and returns the newest.
+    ///
+    /// # Errors
+    /// As [`BatchLog::entries_up_to`].
+    pub async fn verified_latest(&self) -> Result<Option<E>> {
+        let ids = self.batch_ids().await?;
+        layout::check_gaps(&self.store.location(), E::FOLDER, &ids)?;
+        let mut newest = None;
+        for id in ids {
+            newest = self.retained(id).await?.or(newest);
+        }
+        Ok(newest)
     }
 
     /// Deletes the entries of batches before `batch_id`, oldest first.
@@ -137,6 +151,15 @@ impl<E: LogEntry> BatchLog<E> {
     /// Deletes one entry: for a rewind, which deletes the newest first.
     pub(crate) async fn delete(&self, batch_id: i64) -> Result<()> {
         self.store.delete(&name::<E>(batch_id)).await
+    }
+
+    /// Reads an entry that was listed; `None` where an earlier run, which may still be purging, has deleted it since.
+    async fn retained(&self, batch_id: i64) -> Result<Option<E>> {
+        match self.read(batch_id).await? {
+            None if self.batch_ids().await?.first().is_some_and(|oldest| *oldest > batch_id) => Ok(None),
+            None => self.existing(batch_id).await.map(Some),
+            entry => Ok(entry),
+        }
     }
 
     async fn existing(&self, batch_id: i64) -> Result<E> {
@@ -164,13 +187,16 @@ impl<E: LogEntry> BatchLog<E> {
         }
     }
 
-    /// What to do about a bad entry: one that was not committed may go, since nothing of it is visible.
+    /// What to do about a bad entry: one that was not committed may go, since nothing of it is visible, and so may
+    /// those that the newest batch does not need.
     async fn remedy(&self, batch_id: i64) -> Result<String> {
-        let commit = format!("{}/{batch_id}", layout::COMMITS);
-        Ok(if E::FOLDER == layout::OFFSETS && self.store.read(&commit).await?.is_none() {
+        let newest = layout::batch_ids(self.store.as_ref(), layout::COMMITS).await?.last().copied().unwrap_or(-1);
+        Ok(if batch_id > newest {
             format!("batch {batch_id} was not committed: delete this file to run it again")
+        } else if batch_id < newest {
+            layout::restore_or_forget(E::FOLDER, batch_id, newest)
         } else {
-            layout::restore_or_rewind(batch_id - 1)
+            layout::restore_or_rewind(self.store.location().trim_end_matches('/'), batch_id - 1)
         })
     }
 }

@@ -26,6 +26,9 @@ pub struct CommitEntry {
     pub state: Vec<StateFiles>,
     /// What the sink prepared: what publishing needs.
     pub sink: serde_json::Value,
+    /// The sink as it describes itself; none where an early Millstream wrote the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink_description: Option<String>,
     /// What the sink of late rows prepared; none where nobody wants them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_rows: Option<LateRowsCommit>,

@@ -89,7 +89,8 @@ pub async fn rewind(store: Arc<dyn DurableStore>, to_batch: i64, sink_last_batch
     for file in commit.state.iter().flat_map(|operator| &operator.files) {
         read_verified(state.as_ref(), file).await?;
     }
-    Run::take(Arc::clone(&store)).await?;
+    // What may be torn is what is to be forgotten, so the logs are not asked for runs.
+    Run::take(Arc::clone(&store), commit.run).await?;
     // From the newest down, the commit before its offsets: stopped anywhere in between, the logs are whole.
     let mut later: Vec<i64> = offset_log.batch_ids().await?;
     later.extend(&committed);

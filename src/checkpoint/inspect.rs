@@ -1,14 +1,17 @@
-//! What a checkpoint holds, for people: `millstream checkpoint show`. Reads only, and takes no run.
+//! What a checkpoint holds, and whether it is whole, for people: `millstream checkpoint inspect`. Reads only, and takes
+//! no run.
 
 use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat};
 
+use super::batch_log::{BatchLog, LogEntry};
 use super::commit_log::{CommitLog, StateFiles};
 use super::offset_log::{OffsetLog, SourceOffsets};
-use super::{metadata, runs};
-use crate::error::Result;
+use super::{layout, metadata, runs};
+use crate::error::{ErrorKind, Result};
+use crate::state::read_verified;
 use crate::storage::DurableStore;
 
 /// How many batches are shown.
@@ -30,6 +33,8 @@ pub struct Inspection {
     pub batches: Vec<InspectedBatch>,
     /// The state after the last committed batch.
     pub state: Vec<StateFiles>,
+    /// What is wrong with files that a start of the query would read; nothing where it is whole.
+    pub damage: Vec<String>,
 }
 
 /// One batch in a checkpoint.
@@ -56,37 +61,58 @@ pub async fn query_id(store: &dyn DurableStore) -> Result<String> {
     Ok(metadata::existing(store).await?.id)
 }
 
-/// Reads what the checkpoint in `store` holds and changes nothing.
+/// Reads what the checkpoint in `store` holds, every retained entry and the current state, and changes nothing.
 ///
 /// # Errors
-/// `Unavailable` where there is none; `CheckpointCorrupt` and `CheckpointIncompatible` as for a query that opens it.
+/// `Unavailable` where there is none; `CheckpointCorrupt` and `CheckpointIncompatible` where its metadata is bad. What
+/// else is bad is in the answer.
 pub async fn inspect(store: Arc<dyn DurableStore>) -> Result<Inspection> {
     let metadata = metadata::existing(store.as_ref()).await?;
     let offset_log = OffsetLog::new(Arc::clone(&store));
     let commit_log = CommitLog::new(Arc::clone(&store));
+    let mut damage = Vec::new();
+    damage.extend(layout::verify(store.as_ref()).await.err().map(|error| error.message().to_string()));
+    let commits = readable(&commit_log, &mut damage).await?;
     let committed = commit_log.batch_ids().await?;
-    let ids = offset_log.batch_ids().await?;
-    let mut batches = Vec::new();
-    for id in &ids[ids.len().saturating_sub(SHOWN)..] {
-        // A running query may prune while we read.
-        let Some(entry) = offset_log.get(*id).await? else {
-            continue;
-        };
-        batches.push(InspectedBatch {
-            batch_id: *id,
+    let mut batches: Vec<InspectedBatch> = readable(&offset_log, &mut damage)
+        .await?
+        .into_iter()
+        .map(|entry| InspectedBatch {
+            batch_id: entry.batch_id,
             run: entry.run,
             watermark_ms: entry.watermark_ms,
-            committed: committed.contains(id),
+            committed: committed.contains(&entry.batch_id),
             sources: entry.sources,
-        });
+        })
+        .collect();
+    batches.drain(..batches.len().saturating_sub(SHOWN));
+    let newest = commits.into_iter().next_back().map_or_else(Vec::new, |commit| commit.state);
+    let files = store.below(layout::STATE);
+    for file in newest.iter().flat_map(|operator| &operator.files) {
+        damage.extend(read_verified(files.as_ref(), file).await.err().map(|error| error.message().to_string()));
     }
     Ok(Inspection {
         location: store.location(),
         query_id: metadata.id,
         runs: runs::runs(store.as_ref()).await?,
         batches,
-        state: commit_log.latest().await?.map_or_else(Vec::new, |commit| commit.state),
+        state: newest,
+        damage,
     })
+}
+
+/// The entries that can be read; what is wrong with the others goes to `damage`.
+async fn readable<E: LogEntry>(log: &BatchLog<E>, damage: &mut Vec<String>) -> Result<Vec<E>> {
+    let mut entries = Vec::new();
+    for id in log.batch_ids().await? {
+        match log.get(id).await {
+            // A running query may prune while we read.
+            Ok(entry) => entries.extend(entry),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) => damage.push(error.message().to_string()),
+        }
+    }
+    Ok(entries)
 }
 
 impl fmt::Display for Inspection {
@@ -111,7 +137,10 @@ impl fmt::Display for Inspection {
                 writeln!(f, "    {}  {} bytes", file.name, file.length)?;
             }
         }
-        Ok(())
+        if !self.damage.is_empty() {
+            writeln!(f, "damage")?;
+        }
+        self.damage.iter().try_for_each(|found| writeln!(f, "  {found}"))
     }
 }
 

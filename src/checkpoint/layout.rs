@@ -9,6 +9,9 @@ pub(crate) const OFFSETS: &str = "offsets";
 pub(crate) const COMMITS: &str = "commits";
 pub(crate) const STATE: &str = "state";
 
+/// Sources look back over so many offsets to know what they have read.
+pub(crate) const SOURCES_LOOK_BACK: i64 = 50;
+
 /// How often the logs are listed before a set of files that does not fit is believed: an earlier run may still be
 /// finishing its last step.
 const ATTEMPTS: usize = 5;
@@ -56,19 +59,33 @@ pub(crate) fn check_gaps(location: &str, folder: &str, ids: &[i64]) -> Result<()
                 "{location}/{folder}/{missing} is missing, though {folder}/{} and {folder}/{} are there; {}",
                 pair[0],
                 pair[1],
-                restore_or_rewind(pair[0])
+                restore_or_forget(folder, pair[0], ids.last().copied().unwrap_or(missing))
             )));
         }
     }
     Ok(())
 }
 
-/// What helps when a file is gone or bad that batch `to` does not need.
-pub(crate) fn restore_or_rewind(to: i64) -> String {
+/// What helps when a file is gone or bad that batch `to` does not need and a later one does.
+pub(crate) fn restore_or_rewind(location: &str, to: i64) -> String {
     if to < 0 {
-        return "restore it from a copy, or start with a new checkpoint".to_string();
+        return "restore it from a copy, or start with a new checkpoint and a new table".to_string();
     }
-    format!("restore it from a copy, or go back with `millstream checkpoint rewind --to {to}`")
+    format!(
+        "restore it from a copy; or, where the query's table holds no batch after {to}, go back with `millstream \
+         checkpoint rewind {location} --to {to}`; or start with a new checkpoint and a new table"
+    )
+}
+
+/// What helps when an entry is gone or bad that is not of the newest batch: the oldest are forgotten anyway.
+pub(crate) fn restore_or_forget(folder: &str, up_to: i64, newest: i64) -> String {
+    if folder == OFFSETS && newest - up_to < SOURCES_LOOK_BACK {
+        return "restore it from a copy, or start with a new checkpoint and a new table".to_string();
+    }
+    format!(
+        "restore it from a copy, or delete the files of {folder}/ up to and with {folder}/{up_to}: they serve to go \
+         back so far"
+    )
 }
 
 fn check(location: &str, offsets: &[i64], commits: &[i64]) -> Result<()> {
@@ -79,14 +96,14 @@ fn check(location: &str, offsets: &[i64], commits: &[i64]) -> Result<()> {
     if decided > planned {
         return Err(Error::corrupt(format!(
             "{location}/{OFFSETS}/{decided} is missing, though {COMMITS}/{decided} is there; {}",
-            restore_or_rewind(decided - 1)
+            restore_or_rewind(location, decided - 1)
         )));
     }
     if planned - decided > 1 {
         return Err(Error::corrupt(format!(
             "{location}/{COMMITS}/{} is missing, though {OFFSETS}/{planned} is there; {}",
             planned - 1,
-            restore_or_rewind(decided)
+            restore_or_rewind(location, decided)
         )));
     }
     Ok(())

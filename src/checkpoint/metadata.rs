@@ -58,8 +58,8 @@ pub(crate) async fn read(store: &dyn DurableStore) -> Result<Option<Metadata>> {
             // Metadata comes before any other file: where it is there now, another run began the checkpoint this moment.
             store.read(METADATA).await?.ok_or_else(|| {
                 Error::corrupt(format!(
-                    "{path} is missing, though {folder}/ holds files; restore it from a copy, or use a new directory \
-                     (a copy that was interrupted: delete the directory and copy again)"
+                    "{path} is missing, though {folder}/ holds files; restore it from a copy, or start with a new \
+                     checkpoint and a new table (a copy that was interrupted: delete the directory and copy again)"
                 ))
             })?
         }

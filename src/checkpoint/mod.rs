@@ -31,6 +31,7 @@ pub use batch_log::{BatchLog, LogEntry};
 pub use commit_log::{CommitEntry, CommitLog, LateRowsCommit, StateFiles, WatermarkState};
 pub use copy::{copy, rewind};
 pub use inspect::{InspectedBatch, Inspection, inspect, query_id};
+pub(crate) use layout::SOURCES_LOOK_BACK;
 pub use offset_log::{OffsetEntry, OffsetLog, SourceOffsets};
 pub use runs::Run;
 pub use state_reader::{OperatorStore, StateReader, StoreSummary};
@@ -54,17 +55,13 @@ impl Checkpoint {
     /// Millstream's; `Unavailable` where the directory cannot be read or written.
     pub async fn open(store: Arc<dyn DurableStore>) -> Result<Self> {
         let metadata = metadata::read_or_create(store.as_ref()).await?;
-        let run = Run::take(Arc::clone(&store)).await?;
+        let offset_log = OffsetLog::new(Arc::clone(&store));
+        let commit_log = CommitLog::new(Arc::clone(&store));
+        let run = Run::take(Arc::clone(&store), newest_run(&offset_log, &commit_log).await?).await?;
         if let Err(error) = layout::verify(store.as_ref()).await {
             return Err(run.judge(error).await);
         }
-        Ok(Self {
-            query_id: metadata.id,
-            offset_log: OffsetLog::new(Arc::clone(&store)),
-            commit_log: CommitLog::new(Arc::clone(&store)),
-            run,
-            store,
-        })
+        Ok(Self { query_id: metadata.id, offset_log, commit_log, run, store })
     }
 
     /// Returns the query's id: the same in every run on this checkpoint.
@@ -103,6 +100,12 @@ impl Checkpoint {
     }
 }
 
+/// The greatest number of a run that the newest entries know of; zero where there are none.
+async fn newest_run(offset_log: &OffsetLog, commit_log: &CommitLog) -> Result<u64> {
+    let planned = offset_log.latest().await?.map_or(0, |entry| entry.run);
+    Ok(commit_log.latest().await?.map_or(0, |entry| entry.run).max(planned))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -129,7 +132,12 @@ mod tests {
             batch_timestamp_ms: 7,
             lanes: 2,
             conf: BTreeMap::from([("multipleWatermarkPolicy".to_string(), "min".to_string())]),
-            sources: vec![SourceOffsets { name: "flights".into(), start: None, end: Some(json!({"row": batch_id})) }],
+            sources: vec![SourceOffsets {
+                name: "flights".into(),
+                start: None,
+                end: Some(json!({"row": batch_id})),
+                identity: None,
+            }],
         }
     }
 
@@ -141,6 +149,7 @@ mod tests {
             watermark: WatermarkState { global_ms: 1_000, nodes: vec![1_000, i64::MIN], idle: vec![false, true] },
             state,
             sink: json!({"files": []}),
+            sink_description: None,
             late_rows: None,
             fingerprint: json!(null),
         }
@@ -292,7 +301,14 @@ mod tests {
         assert!(!inspection.batches[9].committed && inspection.batches[8].committed);
         let text = inspection.to_string();
         assert!(text.contains("1970-01-01T00:00:12.000Z"), "{text}");
-        assert!(text.contains("0/11.delta"), "{text}");
+        assert!(text.contains("0/11.delta") && !text.contains("damage"), "{text}");
+        for damaged in ["state/0/11.delta", "commits/3", "offsets/4"] {
+            fs::write(dir.path().join(damaged), "state of X").unwrap();
+        }
+        let inspection = inspect(store(dir.path())).await.unwrap();
+        let named = |file: &str| inspection.damage.iter().any(|found| found.contains(file));
+        assert!(named("state/0/11.delta") && named("commits/3") && named("offsets/4"), "{inspection}");
+        assert_eq!(inspection.damage.len(), 3, "{inspection}");
         let nothing = inspect(store(&dir.path().join("nothing"))).await.unwrap_err();
         assert_eq!(nothing.kind(), ErrorKind::Unavailable);
     }

@@ -42,6 +42,9 @@ pub struct SourceOffsets {
     pub start: Option<serde_json::Value>,
     /// Where the range ends; `None` where the source gave nothing yet.
     pub end: Option<serde_json::Value>,
+    /// What the source says it is; none where an early Millstream wrote the entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 impl LogEntry for OffsetEntry {

@@ -23,13 +23,14 @@ pub struct Run {
 }
 
 impl Run {
-    /// Takes the next number. Durable on return; every earlier run is fenced from now on.
+    /// Takes the next number, above `logged`: names carry it, and a run that the logs know of must not come again
+    /// because its file is gone. Durable on return; every earlier run is fenced from now on.
     ///
     /// # Errors
     /// `Unavailable` where the directory cannot be written.
-    pub(crate) async fn take(store: Arc<dyn DurableStore>) -> Result<Self> {
+    pub(crate) async fn take(store: Arc<dyn DurableStore>, logged: u64) -> Result<Self> {
         for _ in 0..ATTEMPTS {
-            let number = runs(store.as_ref()).await?.last().map_or(1, |last| last + 1);
+            let number = runs(store.as_ref()).await?.last().map_or(0, |last| *last).max(logged) + 1;
             let payload = serde_json::to_vec(&serde_json::json!({ "run": number }))?;
             if !write_checked(store.as_ref(), &format!("{RUNS}/{number}"), payload).await? {
                 continue;
@@ -108,11 +109,11 @@ mod tests {
     async fn the_newest_run_owns_the_checkpoint() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn DurableStore> = Arc::new(LocalStore::new(dir.path()));
-        let zombie = Run::take(Arc::clone(&store)).await.unwrap();
+        let zombie = Run::take(Arc::clone(&store), 0).await.unwrap();
         zombie.check().await.unwrap();
         let mut newest = zombie.clone();
         for _ in 0..20 {
-            newest = Run::take(Arc::clone(&store)).await.unwrap();
+            newest = Run::take(Arc::clone(&store), 0).await.unwrap();
         }
         newest.check().await.unwrap();
         assert_eq!(newest.number(), 21);
@@ -123,10 +124,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_run_that_the_logs_know_of_does_not_come_again() {
+        let store: Arc<dyn DurableStore> = Arc::new(LocalStore::new(tempfile::tempdir().unwrap().path()));
+        assert_eq!(Run::take(Arc::clone(&store), 7).await.unwrap().number(), 8);
+        assert_eq!(Run::take(Arc::clone(&store), 7).await.unwrap().number(), 9);
+    }
+
+    #[tokio::test]
     async fn no_two_runs_share_a_number() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn DurableStore> = Arc::new(LocalStore::new(dir.path()));
-        let runs: Vec<_> = (0..8).map(|_| tokio::spawn(Run::take(Arc::clone(&store)))).collect();
+        let runs: Vec<_> = (0..8).map(|_| tokio::spawn(Run::take(Arc::clone(&store), 0))).collect();
         let mut numbers = Vec::new();
         for run in runs {
             numbers.push(run.await.unwrap().unwrap().number());

@@ -423,6 +423,7 @@ mod tests {
                 watermark: WatermarkState::default(),
                 state: vec![StateFiles { operator: 0, version: self.batch_id + 1, files }],
                 sink: json!(null),
+                sink_description: None,
                 fingerprint: json!([{ "operator": "aggregate" }]),
             };
             CommitLog::new(Arc::clone(&self.store)).add(&commit).await.unwrap();

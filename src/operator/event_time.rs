@@ -84,8 +84,31 @@ impl WindowSpec {
 
 impl fmt::Display for WindowSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} us every {} us from {} us", self.size_us, self.slide_us, self.start_us)
+        write!(f, "window({}", span(self.size_us))?;
+        if !self.tumbles() {
+            write!(f, " every {}", span(self.slide_us))?;
+        }
+        if self.start_us != 0 {
+            write!(f, " from {}", span(self.start_us))?;
+        }
+        f.write_str(")")
     }
+}
+
+/// A span of time in the largest unit that has no remainder: `90 seconds`, `1 hour`.
+pub(crate) fn span(us: i64) -> String {
+    const UNITS: [(i64, &str); 6] = [
+        (86_400_000_000, "day"),
+        (3_600_000_000, "hour"),
+        (60_000_000, "minute"),
+        (1_000_000, "second"),
+        (1_000, "millisecond"),
+        (1, "microsecond"),
+    ];
+    let whole = UNITS.iter().find(|(length, _)| us != 0 && us % length == 0);
+    let (length, unit) = whole.copied().unwrap_or((1_000_000, "second"));
+    let count = us / length;
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Which of a group's keys tells when the group expires.

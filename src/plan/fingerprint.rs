@@ -8,10 +8,12 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as PlanResult};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use regex::{Captures, Regex};
 use serde_json::{Value, json};
 
 use super::nodes::{Forget, SideExpiry, StatefulKind, StatefulNode, as_stateful};
 use crate::error::{Error, Result};
+use crate::operator::event_time::{EventKey, WindowSpec, span};
 use crate::sink::OutputMode;
 
 /// Returns an operator's fingerprint.
@@ -30,7 +32,7 @@ pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
             "keys": list(&node.exprs[..*groups])?,
             "grouping sets": grouping_sets,
             "functions": list(&node.exprs[*groups..])?,
-            "event time": event_key.map(|key| format!("{key:?}")),
+            "event time": event_key.map(in_words),
             "watermark": watermarked,
             "keeps closed groups": mode == OutputMode::Complete,
             // A group leaves when it closes in append mode, and while it is open in update mode.
@@ -83,6 +85,33 @@ pub fn of(node: &StatefulNode, mode: OutputMode) -> PlanResult<Value> {
             Value::Object(parts)
         }
     })
+}
+
+/// The key by which groups expire, in words that a message can show.
+fn in_words(key: EventKey) -> String {
+    match key {
+        EventKey::Window(index, window) => format!("{window}, key {index}"),
+        EventKey::Time { index, after_us: 0 } => format!("key {index}"),
+        EventKey::Time { index, after_us } => format!("{} after key {index}", span(after_us)),
+        EventKey::WindowColumn(index) => format!("the window of key {index}"),
+    }
+}
+
+/// What an early Millstream wrote for [`in_words`]: the key as Rust shows it, of which the numbers are enough.
+fn early_event_time(text: &str) -> Option<String> {
+    let digits = text.split(|c: char| !c.is_ascii_digit() && c != '-').filter_map(|word| word.parse::<i64>().ok());
+    let numbers: Vec<i64> = digits.collect();
+    let index = usize::try_from(*numbers.first()?).ok()?;
+    let key = match (text.split(['(', ' ']).next()?, &numbers[1..]) {
+        ("Window", [size_us, slide_us, start_us]) => {
+            let (size_us, slide_us, start_us) = (*size_us, *slide_us, *start_us);
+            EventKey::Window(index, WindowSpec { size_us, slide_us, start_us })
+        }
+        ("Time", [after_us]) => EventKey::Time { index, after_us: *after_us },
+        ("WindowColumn", []) => EventKey::WindowColumn(index),
+        _ => return None,
+    };
+    Some(in_words(key))
 }
 
 /// The expression in terms of what the sources and the operators below give: a name that a sub-query or a view gave to
@@ -164,13 +193,15 @@ pub fn check_unchanged(before: &[Value], now: &[Value]) -> Result<()> {
         let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
             continue;
         };
-        let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(*k)));
-        for key in keys {
-            let (was, is) = (old.get(key), new.get(key));
+        // Whether there is a watermark decides about other parts, so it is what changed.
+        let keys = old.keys().chain(new.keys().filter(|k| !old.contains_key(*k))).map(String::as_str);
+        for key in std::iter::once("watermark").chain(keys) {
+            let early = old.get(key).and_then(Value::as_str).and_then(early_event_time).map(Value::String);
+            let (was, is) = (early.as_ref().filter(|_| key == "event time").or(old.get(key)), new.get(key));
             if was != is {
-                let show = |v: Option<&Value>| v.map_or("nothing".to_string(), ToString::to_string);
                 return Err(Error::incompatible(format!(
-                    "operator {operator}: {key} changed from {} to {}; {remedy}",
+                    "operator {operator} ({}): {key} changed from {} to {}; {remedy}",
+                    show(old.get("operator")),
                     show(was),
                     show(is)
                 )));
@@ -178,4 +209,74 @@ pub fn check_unchanged(before: &[Value], now: &[Value]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A part of a fingerprint as a person would say it.
+fn show(part: Option<&Value>) -> String {
+    match part {
+        None | Some(Value::Null) => "nothing".to_string(),
+        Some(Value::String(text)) => plain(text),
+        Some(Value::Bool(is)) => (if *is { "yes" } else { "no" }).to_string(),
+        Some(Value::Array(parts)) if parts.is_empty() => "nothing".to_string(),
+        Some(Value::Array(parts)) => {
+            let parts: Vec<String> = parts.iter().map(|part| show(Some(part))).collect();
+            format!("({})", parts.join(", "))
+        }
+        Some(other) => other.to_string(),
+    }
+}
+
+/// An expression as it was fingerprinted, its literals as SQL would have them: `INTERVAL '5 seconds'`, `'x'`, `5`.
+fn plain(text: &str) -> String {
+    const INTERVAL: &str =
+        r#"IntervalMonthDayNano\("IntervalMonthDayNano \{ months: (-?\d+), days: (-?\d+), nanoseconds: (-?\d+) \}"\)"#;
+    const TEXT: &str = r#"(?:Large)?Utf8(?:View)?\("([^"]*)"\)"#;
+    const NUMBER: &str = r"\b(?:U?Int\d+|Float\d+|Boolean)\(([^()]*)\)";
+    let replace = |pattern: &str, text: &str, by: &dyn Fn(&Captures<'_>) -> String| match Regex::new(pattern) {
+        Ok(pattern) => pattern.replace_all(text, |found: &Captures<'_>| by(found)).into_owned(),
+        Err(_) => text.to_string(),
+    };
+    let text = replace(INTERVAL, text, &|found| {
+        let number = |group: usize| found[group].parse::<i64>().unwrap_or_default();
+        let months = (number(1) != 0).then(|| format!("{} months", number(1)));
+        let days = (number(2) != 0).then(|| span(number(2) * 86_400_000_000));
+        let rest = (number(3) != 0 || (months.is_none() && days.is_none())).then(|| span(number(3) / 1000));
+        let parts: Vec<String> = [months, days, rest].into_iter().flatten().collect();
+        format!("INTERVAL '{}'", parts.join(" "))
+    });
+    let text = replace(TEXT, &text, &|found| format!("'{}'", &found[1]));
+    replace(NUMBER, &text, &|found| found[1].to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_early_millstream_wrote_means_the_same() {
+        let window = WindowSpec { size_us: 20_000_000, slide_us: 5_000_000, start_us: -2_000_000 };
+        for key in [
+            EventKey::Window(1, window),
+            EventKey::Time { index: 0, after_us: 0 },
+            EventKey::Time { index: 2, after_us: 90_000_000 },
+            EventKey::WindowColumn(3),
+        ] {
+            assert_eq!(early_event_time(&format!("{key:?}")), Some(in_words(key)));
+            assert_eq!(early_event_time(&in_words(key)), None, "{}", in_words(key));
+        }
+        assert_eq!(in_words(EventKey::Window(1, window)), "window(20 seconds every 5 seconds from -2 seconds), key 1");
+    }
+
+    #[test]
+    fn a_change_is_told_in_words() {
+        let sums = json!({ "operator": "aggregate", "functions": ["sum(v): Int64"], "watermark": true });
+        let counts = json!({ "operator": "aggregate", "functions": [], "watermark": true });
+        let error = check_unchanged(std::slice::from_ref(&sums), &[counts]).unwrap_err();
+        assert!(error.message().contains("operator 0 (aggregate): functions changed from (sum(v): Int64) to nothing"));
+        check_unchanged(std::slice::from_ref(&sums), std::slice::from_ref(&sums)).unwrap();
+        let interval =
+            r#"IntervalMonthDayNano("IntervalMonthDayNano { months: 0, days: 0, nanoseconds: 5000000000 }")"#;
+        assert_eq!(plain(&format!("ts + {interval} > x")), "ts + INTERVAL '5 seconds' > x");
+        assert_eq!(plain(r#"k = Utf8("a") AND v > Int64(-5) AND f(v)"#), "k = 'a' AND v > -5 AND f(v)");
+    }
 }

@@ -179,7 +179,7 @@ impl Execution {
             let planned = caught(|| source.description(), source.plan(start.as_ref(), limit)).await?;
             let name = self.plan.sources[id].name.clone();
             let end = planned.as_ref().map(|p| p.end.clone()).or_else(|| start.clone());
-            ranges.push(SourceOffsets { name, start, end });
+            ranges.push(SourceOffsets { name, start, end, identity: Some(source.identity()) });
             splits.push(planned.map(|p| p.splits));
         }
         let now_ms = self.settings.clock.now_ms();

@@ -160,6 +160,7 @@ impl Execution {
             watermark: self.tracker.state(),
             state: state.collect(),
             sink: ran.prepared.token.clone(),
+            sink_description: Some(self.sink.description()),
             late_rows: ran.late_rows.clone(),
             fingerprint: self.plan.operators.iter().map(|o| o.fingerprint.clone()).collect(),
         }

@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 
 use super::execution::Execution;
-use crate::checkpoint::{Checkpoint, CommitEntry};
+use crate::checkpoint::{Checkpoint, CommitEntry, SOURCES_LOOK_BACK};
 use crate::error::Result;
 use crate::state::KEY_GROUPS;
 
 /// Purging looks at folders, so it is done once in so many batches.
 const EVERY: i64 = 10;
-/// Sources look back over the retained offsets to know what they have read: fewer than these are never kept.
-const FEWEST: u64 = 50;
 
 impl Execution {
     /// Removes what undecided batches of earlier runs left, once this run has decided a batch: before, a run that was
@@ -30,7 +28,8 @@ impl Execution {
 
     /// Purges after batch `batch_id`. Best effort: what cannot be removed now is removed later.
     pub(super) async fn purge(&self, batch_id: i64) {
-        let oldest = batch_id + 1 - i64::try_from(self.settings.min_batches_to_retain.max(FEWEST)).unwrap_or(i64::MAX);
+        let retained = i64::try_from(self.settings.min_batches_to_retain).unwrap_or(i64::MAX);
+        let oldest = batch_id + 1 - retained.max(SOURCES_LOOK_BACK);
         if oldest <= 0 || batch_id % EVERY != 0 {
             return;
         }

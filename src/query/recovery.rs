@@ -16,7 +16,7 @@ use super::streaming_query::QueryShared;
 use super::trigger::Trigger;
 use super::watermark::WatermarkTracker;
 use crate::checkpoint::{Checkpoint, CommitEntry, OffsetEntry};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::operator::StateLanes;
 use crate::plan::StreamPlan;
 use crate::plan::fingerprint::check_unchanged;
@@ -36,30 +36,13 @@ impl Execution {
     pub(super) async fn recover(
         shared: Arc<QueryShared>,
         plan: StreamPlan,
-        settings: QuerySettings,
-        trigger: Trigger,
-        checkpoint: Checkpoint,
-        sink: Arc<dyn Sink>,
-        late_table: Option<LateTable>,
-    ) -> Result<Self> {
-        let run = checkpoint.run().clone();
-        match Self::restore(shared, plan, settings, trigger, checkpoint, sink, late_table).await {
-            Ok(execution) => Ok(execution),
-            // What another run has changed meanwhile looks like damage.
-            Err(error) => Err(run.check().await.err().unwrap_or(error)),
-        }
-    }
-
-    async fn restore(
-        shared: Arc<QueryShared>,
-        plan: StreamPlan,
         mut settings: QuerySettings,
         trigger: Trigger,
         checkpoint: Checkpoint,
         sink: Arc<dyn Sink>,
         late_table: Option<LateTable>,
     ) -> Result<Self> {
-        let commit = checkpoint.commit_log().latest().await?;
+        let commit = checkpoint.commit_log().verified_latest().await?;
         let entries = retained_offsets(&checkpoint).await?;
         let latest = entries.last().cloned();
         if let Some(commit) = &commit {
@@ -67,6 +50,11 @@ impl Execution {
             let now: Vec<Value> = plan.operators.iter().map(|o| o.fingerprint.clone()).collect();
             check_unchanged(&before, &now).map_err(|e| e.context(checkpoint.location()))?;
         }
+        if let Some(commit) = &commit {
+            check_sink(commit, sink.as_ref(), &checkpoint)?;
+        }
+        let by_name = source_order(&plan, latest.as_ref(), &checkpoint)?;
+        let sources = make_sources(&plan, latest.as_ref(), &settings, &checkpoint).await?;
         if let Some(policy) = latest.as_ref().and_then(|e| e.conf.get(POLICY)) {
             settings.watermark_policy = policy.parse()?;
         }
@@ -93,14 +81,26 @@ impl Execution {
             next_batch_id,
             first_batch_id: 0,
         };
-        sink.open(&sink_context).await?;
-        if let Some(commit) = &commit {
-            sink.publish(commit.batch_id, &commit.sink).await?;
-        }
-        let late = recover_late(late_table, sink_context, commit.as_ref()).await?;
+        let moved = |error: Error| of_moved_sink(error, commit.as_ref(), sink.as_ref()).context(checkpoint.location());
+        let opened = async {
+            sink.open(&sink_context).await.map_err(moved)?;
+            // Sources check what they have kept, so they come before anything is published.
+            open_sources(&plan, &checkpoint, &entries, &sources).await?;
+            if let Some(commit) = &commit {
+                sink.publish(commit.batch_id, &commit.sink).await.map_err(moved)?;
+            }
+            recover_late(late_table, sink_context.clone(), commit.as_ref()).await
+        };
+        let late = match opened.await {
+            Ok(late) => late,
+            Err(error) => {
+                for source in &sources {
+                    source.stop().await;
+                }
+                return Err(error);
+            }
+        };
 
-        let by_name = source_order(&plan, latest.as_ref(), &checkpoint)?;
-        let sources = open_sources(&plan, &checkpoint, &entries, &settings).await?;
         let decided = entries.iter().rfind(|e| e.batch_id < next_batch_id);
         let ends =
             decided.map(|e| e.sources.iter().map(|s| (s.name.clone(), s.end.clone())).collect::<BTreeMap<_, _>>());
@@ -206,11 +206,12 @@ fn in_plan_order(mut entry: OffsetEntry, places: &[usize]) -> OffsetEntry {
     entry
 }
 
-async fn open_sources(
+/// Makes the sources, and checks that none would go on with the offsets of another.
+async fn make_sources(
     plan: &StreamPlan,
-    checkpoint: &Checkpoint,
-    entries: &[OffsetEntry],
+    latest: Option<&OffsetEntry>,
     settings: &QuerySettings,
+    checkpoint: &Checkpoint,
 ) -> Result<Vec<Arc<dyn Source>>> {
     let mut sources = Vec::with_capacity(plan.sources.len());
     for source_plan in &plan.sources {
@@ -220,10 +221,61 @@ async fn open_sources(
         if source.schema().fields() != table.schema.fields() {
             return Err(Error::incompatible(format!("{}: its schema changed while the query was planned", table.name)));
         }
-        let named = |e: &OffsetEntry| e.sources.iter().find(|s| s.name == source_plan.name).and_then(|s| s.end.clone());
-        let history: Vec<Offset> = entries.iter().filter_map(named).collect();
-        source.open(SourceContext { journal: checkpoint.source_journal(&source_plan.name), history }).await?;
+        let logged = latest.and_then(|entry| entry.sources.iter().find(|s| s.name == source_plan.name));
+        if let Some(before) = logged.and_then(|logged| logged.identity.as_deref()) {
+            source.check_identity(before).map_err(|error| {
+                error.context(format!("{}: source {} ({})", checkpoint.location(), source_plan.name, table.name))
+            })?;
+        }
         sources.push(source);
     }
     Ok(sources)
+}
+
+async fn open_sources(
+    plan: &StreamPlan,
+    checkpoint: &Checkpoint,
+    entries: &[OffsetEntry],
+    sources: &[Arc<dyn Source>],
+) -> Result<()> {
+    for (source_plan, source) in plan.sources.iter().zip(sources) {
+        let named = |e: &OffsetEntry| e.sources.iter().find(|s| s.name == source_plan.name).and_then(|s| s.end.clone());
+        let history: Vec<Offset> = entries.iter().filter_map(named).collect();
+        source.open(SourceContext { journal: checkpoint.source_journal(&source_plan.name), history }).await?;
+    }
+    Ok(())
+}
+
+/// Checks that what the last batch left to be published is left to the sink that prepared it.
+fn check_sink(commit: &CommitEntry, sink: &dyn Sink, checkpoint: &Checkpoint) -> Result<()> {
+    let Some(before) = commit.sink_description.as_deref() else {
+        return Ok(());
+    };
+    let (now, kind) = (sink.description(), |description: &str| description.split('[').next().map(str::to_string));
+    // A sink without a token holds nothing back; whether another may follow it, that one knows.
+    if commit.sink.is_null() || kind(before) == kind(&now) {
+        return Ok(());
+    }
+    Err(Error::incompatible(format!(
+        "{}: the sink changed from {before} to {now}, and the last batch may wait there to be published; use a new \
+         checkpoint, or the old sink",
+        checkpoint.location()
+    )))
+}
+
+/// The error of a sink that lacks what came before: where it is not the sink that it was, that is why.
+fn of_moved_sink(error: Error, commit: Option<&CommitEntry>, sink: &dyn Sink) -> Error {
+    // An early Millstream did not write the description; a sink of files always has a token.
+    let before = commit.and_then(|commit| {
+        commit.sink_description.as_deref().or(commit.sink.is_null().then_some("one that keeps no files"))
+    });
+    let now = sink.description();
+    match before.filter(|before| *before != now && error.kind() == ErrorKind::CheckpointCorrupt) {
+        Some(before) => Error::incompatible(format!(
+            "the sink changed from {before} to {now}, which does not hold what came before ({}); use the old sink, move \
+             its files along, or start with a new checkpoint",
+            error.message()
+        )),
+        None => error,
+    }
 }

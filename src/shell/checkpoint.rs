@@ -4,18 +4,19 @@
 //! table that the query writes, whose manifest tells which batches are out.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use clap::Subcommand;
 
-use crate::checkpoint::{copy, inspect, query_id, rewind};
+use crate::checkpoint::{CommitLog, copy, inspect, query_id, rewind};
 use crate::error::{Error, Result};
 use crate::storage::manifest::Manifest;
-use crate::storage::open_place;
+use crate::storage::{DurableStore, open_place};
 
 /// What to do with a checkpoint.
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// Shows the query, its runs, its last batches and the files of its state; changes nothing.
+    /// Shows the query, its runs, its last batches and the files of its state, and whether all are whole; changes nothing.
     ///
     /// The rows of the state are a table: millstream sql "SELECT * FROM state('DIRECTORY')".
     Inspect {
@@ -36,8 +37,8 @@ pub(super) enum Action {
         /// The last batch to keep.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
         to: i64,
-        /// The table that the query writes: refuses where it holds later batches already. A checkpoint that lies in
-        /// its table needs no such hint.
+        /// The table that the query writes: refuses where it holds later batches already. Needed where the table was
+        /// moved, or where an early Millstream wrote the checkpoint elsewhere than in its table.
         #[arg(long, value_name = "DIR")]
         sink: Option<String>,
     },
@@ -46,13 +47,22 @@ pub(super) enum Action {
 /// Does it, and prints what came of it.
 pub(super) async fn run(action: Action) -> Result<()> {
     match action {
-        Action::Inspect { directory } => say(&inspect(open_place(&directory)?).await?.to_string()),
+        Action::Inspect { directory } => {
+            let inspection = inspect(open_place(&directory)?).await?;
+            say(&inspection.to_string())?;
+            match inspection.damage.len() {
+                0 => Ok(()),
+                count => {
+                    Err(Error::corrupt(format!("{directory}: {count} of its files are bad or missing, as said above")))
+                }
+            }
+        }
         Action::Copy { from, to } => {
             copy(open_place(&from)?, open_place(&to)?).await?;
             say(&format!("copied {from} to {to}\n"))
         }
         Action::Rewind { directory, to, sink } => {
-            let published = published(&directory, sink.as_deref()).await?;
+            let published = published(&directory, to, sink.as_deref()).await?;
             let forgotten = rewind(open_place(&directory)?, to, published).await?;
             if forgotten > 0 && published.is_none() {
                 eprintln!(
@@ -66,8 +76,9 @@ pub(super) async fn run(action: Action) -> Result<()> {
 }
 
 /// Returns the last batch of the checkpoint's query that its table holds, where a table is known.
-async fn published(directory: &str, sink: Option<&str>) -> Result<Option<i64>> {
-    let Some(table) = sink.or_else(|| enclosing_table(directory)) else {
+async fn published(directory: &str, to: i64, sink: Option<&str>) -> Result<Option<i64>> {
+    let recorded = written_table(open_place(directory)?, to).await?;
+    let Some(table) = sink.or(recorded.as_deref()).or_else(|| enclosing_table(directory)) else {
         return Ok(None);
     };
     let query_id = query_id(open_place(directory)?.as_ref()).await?;
@@ -79,6 +90,13 @@ async fn published(directory: &str, sink: Option<&str>) -> Result<Option<i64>> {
         )));
     }
     Ok(last)
+}
+
+/// The table of files that batch `batch_id` was written to, where its commit tells.
+async fn written_table(store: Arc<dyn DurableStore>, batch_id: i64) -> Result<Option<String>> {
+    let commit = CommitLog::new(store).get(batch_id).await?;
+    let sink = commit.and_then(|commit| commit.sink_description);
+    Ok(sink.and_then(|sink| Some(sink.strip_prefix("FileSink[")?.strip_suffix(']')?.to_string())))
 }
 
 /// The table of a checkpoint at its default place: `out/delays/_millstream/f` lies in `out/delays`.

@@ -100,7 +100,8 @@ pub struct SinkContext {
 /// Where a query's rows go.
 #[async_trait]
 pub trait Sink: fmt::Debug + Send + Sync {
-    /// Returns a line for progress reports, such as `FileSink[file:///out/delays]`.
+    /// Returns a line for progress reports, such as `FileSink[file:///out/delays]`. What stands before the bracket says
+    /// which sink it is: a query that is started again with another is refused where batches may wait in the old one.
     fn description(&self) -> String;
 
     /// Returns whether rows of `mode` can leave here.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::CompressionType;
 use datafusion::arrow::ipc::reader::StreamReader;
@@ -31,6 +31,11 @@ use crate::storage::{DurableStore, read_checked, write_checked};
 /// How many digits a file's name has before its extension: as many as the largest position.
 const NAME_DIGITS: usize = 20;
 const EXTENSION: &str = ".arrow";
+
+/// Where in the schema's metadata an entry says its position, so that a swapped file is noticed.
+const POSITION: &str = "millstream.journal.position";
+
+const REMEDY: &str = "restore the file from a copy, or start with a new checkpoint and a new table";
 
 /// A sequence of entries, each some record batches of one schema, in a directory of durable files.
 pub struct Journal {
@@ -73,6 +78,25 @@ impl Journal {
         })
     }
 
+    /// Reads every entry, so that a bad one is found before a batch is planned over it, and checks that those are there
+    /// that the offset log, which ends at position `known`, speaks of or leaves to be read.
+    ///
+    /// # Errors
+    /// `CheckpointCorrupt`, naming the file that is missing or was altered.
+    pub async fn verify(&self, known: u64) -> Result<()> {
+        let (first, end) = (self.first.load(Ordering::SeqCst), self.end());
+        if end < known {
+            return Err(missing(self.store.as_ref(), known - 1));
+        }
+        if first > known {
+            return Err(missing(self.store.as_ref(), known));
+        }
+        for position in first..end {
+            self.read(position).await?;
+        }
+        Ok(())
+    }
+
     /// Returns the place as a person would name it.
     pub fn location(&self) -> String {
         self.store.location()
@@ -89,9 +113,9 @@ impl Journal {
     /// `Fenced` where another run has written other rows at this position; `Unavailable` or `ResourcesExhausted`
     /// where the store cannot be written; `Internal` where `batches` is empty.
     pub async fn append(&self, batches: &[RecordBatch]) -> Result<u64> {
-        let bytes = encode(batches)?;
         let _appending = self.appending.lock().await;
         let position = self.end();
+        let bytes = encode(batches, position)?;
         let name = name_of(position);
         // A name that is taken by the very same rows is an append of our own that was cut off before it was counted.
         if !write_checked(self.store.as_ref(), &name, bytes.clone()).await?
@@ -115,13 +139,16 @@ impl Journal {
         let Some(bytes) = read_checked(self.store.as_ref(), &name).await? else {
             return Err(missing(self.store.as_ref(), position));
         };
-        decode(&bytes).map_err(|error| {
-            Error::corrupt(format!(
-                "{}: not an Arrow IPC stream ({error}); restore the file or start from a fresh checkpoint",
-                path(self.store.as_ref(), &name)
-            ))
-            .with_source(error)
-        })
+        let path = path(self.store.as_ref(), &name);
+        let (written_at, batches) = decode(&bytes).map_err(|error| {
+            Error::corrupt(format!("{path}: not an Arrow IPC stream ({error}); {REMEDY}")).with_source(error)
+        })?;
+        match written_at.filter(|written_at| *written_at != position.to_string()) {
+            Some(other) => Err(Error::corrupt(format!(
+                "{path}: entry {position} expected, entry {other} found: the file was renamed or swapped; {REMEDY}"
+            ))),
+            None => Ok(batches),
+        }
     }
 
     /// Removes the entries before `position`, oldest first, but never the newest entry: its name is what tells a
@@ -213,20 +240,35 @@ fn pieces(batches: Vec<RecordBatch>, context: &ReadContext) -> Result<Vec<Record
     Ok(pieces)
 }
 
-fn encode(batches: &[RecordBatch]) -> Result<Bytes> {
+fn encode(batches: &[RecordBatch], position: u64) -> Result<Bytes> {
     let Some(head) = batches.first() else {
         return Err(Error::internal("a journal entry needs at least one record batch"));
     };
     let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer = StreamWriter::try_new_with_options(Vec::new(), head.schema().as_ref(), options)?;
+    let mut metadata = head.schema().metadata().clone();
+    metadata.insert(POSITION.to_string(), position.to_string());
+    let schema = Arc::new(Schema::new_with_metadata(head.schema().fields().clone(), metadata));
+    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
     for batch in batches {
-        writer.write(batch)?;
+        writer.write(&of_schema(batch, &schema)?)?;
     }
     Ok(Bytes::from(writer.into_inner()?))
 }
 
-fn decode(bytes: &Bytes) -> Result<Vec<RecordBatch>, ArrowError> {
-    StreamReader::try_new(Cursor::new(bytes.as_ref()), None)?.collect()
+/// The position that an entry says it has, where it says so, and its rows under the schema they were appended with.
+fn decode(bytes: &Bytes) -> Result<(Option<String>, Vec<RecordBatch>), ArrowError> {
+    let reader = StreamReader::try_new(Cursor::new(bytes.as_ref()), None)?;
+    let mut metadata = reader.schema().metadata().clone();
+    let position = metadata.remove(POSITION);
+    let schema = Arc::new(Schema::new_with_metadata(reader.schema().fields().clone(), metadata));
+    let batches = reader.map(|batch| of_schema(&batch?, &schema)).collect::<Result<_, _>>()?;
+    Ok((position, batches))
+}
+
+/// The same rows under a schema that differs in its metadata.
+fn of_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)
 }
 
 fn name_of(position: u64) -> String {
@@ -245,8 +287,7 @@ fn path(store: &dyn DurableStore, name: &str) -> String {
 
 fn missing(store: &dyn DurableStore, position: u64) -> Error {
     Error::corrupt(format!(
-        "{}: this entry of a source's journal is missing, and the rows with it; restore the file or start from a \
-         fresh checkpoint",
+        "{}: this entry of a source's journal is missing, and the rows with it; {REMEDY}",
         path(store, &name_of(position))
     ))
 }
@@ -313,6 +354,26 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
             assert!(error.to_string().contains(&name_of(1)), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_swapped_entry_and_missing_ends_are_noticed_before_they_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(store(&dir)).await.unwrap();
+        for n in 0..3 {
+            journal.append(&[batch(&[n])]).await.unwrap();
+        }
+        for known in 0..=3 {
+            journal.verify(known).await.unwrap();
+        }
+        let error = journal.verify(4).await.unwrap_err();
+        assert!(error.to_string().contains(&name_of(3)), "{error}");
+        std::fs::copy(dir.path().join(name_of(0)), dir.path().join(name_of(1))).unwrap();
+        let error = journal.verify(0).await.unwrap_err();
+        assert!(error.to_string().contains("entry 1 expected, entry 0 found"), "{error}");
+        std::fs::remove_file(dir.path().join(name_of(0))).unwrap();
+        let error = Journal::open(store(&dir)).await.unwrap().verify(0).await.unwrap_err();
+        assert!(error.to_string().contains(&name_of(0)), "{error}");
     }
 
     #[tokio::test]

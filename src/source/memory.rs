@@ -282,15 +282,8 @@ impl Source for MemorySource {
     async fn open(&self, context: SourceContext) -> Result<()> {
         let known = batches_of(context.history.last())?;
         if self.pushed.journaled {
-            let location = context.journal.location();
             let journal = Journal::open(context.journal).await?;
-            if journal.end() < known {
-                return Err(Error::corrupt(format!(
-                    "{location}: the journal ends at entry {}, the offsets at {known}; restore its files or start \
-                     from a fresh checkpoint",
-                    journal.end()
-                )));
-            }
+            journal.verify(known).await?;
             self.resume(&journal).await?;
             *locked(&self.journal) = Some(Arc::new(journal));
         } else if self.pushed.len() < known {

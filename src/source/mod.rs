@@ -14,7 +14,7 @@ use datafusion::physical_plan::SendableRecordBatchStream;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interval::duration_us;
 use crate::options::{Options, bad_value};
 use crate::storage::DurableStore;
@@ -141,6 +141,27 @@ pub trait Source: fmt::Debug + Send + Sync {
 
     /// Returns a line for progress reports, such as `FileStreamSource[file:///data/flights]`.
     fn description(&self) -> String;
+
+    /// Returns what tells whose this source's offsets are, for the offset log. What may change from run to run, such as
+    /// rates, is no part of it: that is the description up to its bracket, where a source says nothing else.
+    fn identity(&self) -> String {
+        let description = self.description();
+        description.split_once('[').map_or(description.as_str(), |(kind, _)| kind).to_string()
+    }
+
+    /// Checks that offsets that a source of identity `before` gave are this one's.
+    ///
+    /// # Errors
+    /// `CheckpointIncompatible`, saying what changed, and how to go on where that is meant.
+    fn check_identity(&self, before: &str) -> Result<()> {
+        match self.identity() {
+            now if now == before => Ok(()),
+            now => Err(Error::incompatible(format!(
+                "the source changed from {before} to {now}, and offsets of one say nothing of the other: use the old \
+                 query, or a new checkpoint"
+            ))),
+        }
+    }
 
     /// Returns what is promised after a crash.
     fn guarantee(&self) -> Guarantee {

@@ -322,15 +322,8 @@ impl Source for SocketSource {
         self.stop_reading();
         let known = self.position_of(context.history.last())?;
         if self.settings.journal {
-            let location = context.journal.location();
             let journal = Journal::open(context.journal).await?;
-            if journal.end() < known {
-                return Err(Error::corrupt(format!(
-                    "{location}: the journal ends at entry {}, the offsets at {known}; restore its files or start \
-                     from a fresh checkpoint",
-                    journal.end()
-                )));
-            }
+            journal.verify(known).await?;
             self.lines.restart_at(0);
             *locked(&self.journal) = Some(Arc::new(journal));
         } else {

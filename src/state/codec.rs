@@ -104,7 +104,8 @@ pub fn read(bytes: Bytes, location: &str) -> Result<(SchemaRef, Vec<RecordBatch>
         Some(FORMAT) => {}
         other => {
             return Err(Error::incompatible(format!(
-                "{location} has state format {}, this version reads {FORMAT}: use the version that wrote it",
+                "{location} has state format {}, this version reads {FORMAT}: use the version that wrote it, or start with a \
+                 new checkpoint and a new table",
                 other.unwrap_or("none")
             )));
         }

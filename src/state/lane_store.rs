@@ -199,7 +199,11 @@ impl LaneStore {
 /// `CheckpointCorrupt` where it is missing or altered.
 pub(crate) async fn read_verified(store: &dyn DurableStore, file: &StateFile) -> Result<Bytes> {
     let location = format!("{}/{}", store.location(), file.name);
-    let remedy = "restore it from a copy, or rewind the checkpoint to a batch before it";
+    let remedy = format!(
+        "restore it from a copy; or, where the query's table holds no batch after that, go back with `millstream checkpoint \
+         rewind` to batch {} or before; or start with a new checkpoint and a new table",
+        file.version - 2
+    );
     let Some(bytes) = store.read(&file.name).await? else {
         return Err(Error::corrupt(format!("{location} is missing, but the commit log lists it; {remedy}")));
     };

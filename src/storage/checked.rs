@@ -14,7 +14,7 @@ const VERSION: u64 = 1;
 /// No header is longer than this; what has no line break by then has no header.
 const LONGEST_HEADER: usize = 80;
 
-const REMEDY: &str = "restore this file from a copy, or start with a new checkpoint";
+const REMEDY: &str = "restore this file from a copy, or start with a new checkpoint and a new table";
 
 /// Returns the CRC-32 of `bytes`: the checksum that every durable file of Millstream carries.
 pub fn checksum(bytes: &[u8]) -> u32 {
@@ -53,7 +53,7 @@ pub(crate) fn decode_or_remedy(location: &str, bytes: Bytes, remedy: &str) -> Re
     if let Some(version) = version_of(&found).filter(|version| *version > VERSION) {
         return Err(Error::incompatible(format!(
             "{location}: written in format v{version}, and this Millstream reads up to v{VERSION}; use the newer \
-             Millstream that wrote it, or a new checkpoint"
+             Millstream that wrote it, or a new checkpoint and a new table"
         )));
     }
     let Some(expected) = field(&found, "crc32=") else {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DurableStore, file_path, read_checked, write_checked};
+use super::{DurableStore, decode_or_remedy, file_path, write_checked};
 use crate::error::{Error, Result};
 
 /// Where the manifest lies below a table's root.
@@ -22,6 +22,8 @@ pub const MANIFEST_FOLDER: &str = "_millstream/manifest";
 
 /// Every how many files one repeats those before it.
 const COMPACT_EVERY: u64 = 10;
+
+const REMEDY: &str = "restore this file from a copy, or write to a new table with a new checkpoint";
 
 /// How often a reader lists again when a compaction deleted what it was about to read.
 const ATTEMPTS: usize = 20;
@@ -128,6 +130,29 @@ impl Manifest {
         Err(self.gap(missing))
     }
 
+    /// Reads every file of the manifest, so that a bad or missing one is found before another is added.
+    ///
+    /// # Errors
+    /// As [`Manifest::entries`].
+    pub async fn verify(&self) -> Result<()> {
+        let mut missing = 0;
+        for _ in 0..ATTEMPTS {
+            let listed = self.sequences().await?;
+            let mut next = listed.last().copied();
+            while let Some(number) = next {
+                if !listed.contains(&number) || self.read(number).await?.is_none() {
+                    break;
+                }
+                next = first_of(number).checked_sub(1);
+            }
+            match next {
+                None => return Ok(()),
+                Some(gap) => missing = gap,
+            }
+        }
+        Err(self.gap(missing))
+    }
+
     /// Returns the last batch that the query published, or `None` where it published none.
     ///
     /// # Errors
@@ -226,13 +251,13 @@ impl Manifest {
 
     async fn read(&self, number: u64) -> Result<Option<Page>> {
         let name = number.to_string();
-        let Some(payload) = read_checked(self.store.as_ref(), &name).await? else {
+        let Some(bytes) = self.store.read(&name).await? else {
             return Ok(None);
         };
         let path = file_path(self.store.as_ref(), &name);
+        let payload = decode_or_remedy(&path, bytes, REMEDY)?;
         let page: Page = serde_json::from_slice(&payload).map_err(|error| {
-            Error::corrupt(format!("{path}: not an entry of a manifest ({error}); restore this file from a copy"))
-                .with_source(error)
+            Error::corrupt(format!("{path}: not an entry of a manifest ({error}); {REMEDY}")).with_source(error)
         })?;
         if page.entries.iter().map(|entry| entry.sequence).eq(first_of(number)..=number) {
             return Ok(Some(page));
@@ -240,7 +265,7 @@ impl Manifest {
         let found = page.entries.last().map_or("none".to_string(), |entry| entry.sequence.to_string());
         Err(Error::corrupt(format!(
             "{path}: entries {}..={number} expected, found those up to {found}: the file was renamed or swapped; \
-             restore it from a copy",
+             {REMEDY}",
             first_of(number)
         )))
     }
@@ -362,9 +387,10 @@ mod tests {
                 Some(bytes) => std::fs::write(path("2"), bytes).unwrap(),
                 None => std::fs::remove_file(path("2")).unwrap(),
             }
-            let error = manifest.entries().await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
-            assert!(error.message().contains("_millstream/manifest/2"), "{error}");
+            for error in [manifest.entries().await.unwrap_err(), manifest.verify().await.unwrap_err()] {
+                assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt);
+                assert!(error.message().contains("_millstream/manifest/2"), "{error}");
+            }
         }
     }
 }

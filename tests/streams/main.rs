@@ -7,9 +7,10 @@
 //! Beside them: every script of `sql/` whole, in pieces and in other lanes ([`sql_scripts`]), the command killed at
 //! random moments ([`kill`]), what a query says of itself ([`waiting`]), sources that fall silent ([`idle_sources`]),
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
-//! [`bad_checkpoint`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump ([`clock_jumps`]), stores
-//! that fail ([`failing_store`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
-//! show ([`shown`]), and the direction of imports ([`direction`]).
+//! [`bad_checkpoint`], [`corruption`], [`changed_queries`]), checkpoints of earlier versions ([`compatibility`]), memory that
+//! has an end ([`memory`]), panics ([`faults`]), clocks that jump ([`clock_jumps`]), stores that fail ([`failing_store`]),
+//! what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers show ([`shown`]), and
+//! the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -17,11 +18,15 @@ mod answer;
 mod bad_checkpoint;
 mod bad_input;
 mod case;
+mod changed_queries;
 mod clock_jumps;
 mod collected;
+mod compatibility;
+mod corruption;
 mod counted;
 mod csv_values;
 mod cut_off;
+mod damage;
 mod direction;
 mod disk;
 mod failing_store;

@@ -22,6 +22,7 @@ use crate::storage::{create_new, failed};
 /// What the format's writer writes to.
 struct Output {
     file: File,
+    checksum: crc32fast::Hasher,
     progress: Arc<Progress>,
 }
 
@@ -50,6 +51,7 @@ impl Write for Output {
         match write(&mut self.file, bytes) {
             Ok(written) => {
                 self.progress.bytes.fetch_add(written as u64, Ordering::Relaxed);
+                self.checksum.update(&bytes[..written]);
                 Ok(written)
             }
             Err(error) => {
@@ -89,6 +91,7 @@ pub(super) struct Encoded {
     pub(super) path: PathBuf,
     pub(super) file: File,
     pub(super) size: u64,
+    pub(super) crc32: u32,
     pub(super) rows: u64,
 }
 
@@ -99,7 +102,7 @@ impl Encoder {
         let _ = std::fs::remove_file(path);
         let file = create_new(path).map_err(|error| failed("create", path, error))?;
         let progress = Arc::<Progress>::default();
-        let output = Output { file, progress: Arc::clone(&progress) };
+        let output = Output { file, checksum: crc32fast::Hasher::new(), progress: Arc::clone(&progress) };
         let writer = match format {
             FileFormat::Parquet(compression) => {
                 let properties = WriterProperties::builder().set_compression(*compression).build();
@@ -172,7 +175,7 @@ impl Encoder {
             }
         };
         let size = progress.bytes.load(Ordering::Relaxed);
-        Ok(Encoded { path, file: output.file, size, rows })
+        Ok(Encoded { path, file: output.file, size, crc32: output.checksum.finalize(), rows })
     }
 }
 

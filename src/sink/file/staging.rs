@@ -1,15 +1,17 @@
 //! Names of staged and published files, and the step from one to the other.
 //!
 //! Guards that a published file is never replaced and never appears half, and that publishing can be done again: a
-//! file that already has its name is left alone, one that has neither name is an error.
+//! file that already has its name is left alone, one that has neither name is an error. What an earlier run staged is
+//! read through before any of it is published.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::shape::Shape;
 use crate::error::{Error, Result};
 use crate::storage::manifest::ManifestFile;
 use crate::storage::{Link, failed, link_new, sync_dir};
@@ -26,6 +28,9 @@ pub(super) struct Token {
     #[serde(rename = "query")]
     pub(super) query_id: String,
     pub(super) files: Vec<StagedFile>,
+    /// What the table's files are; none where an early Millstream wrote the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) shape: Option<Shape>,
 }
 
 /// A file that is durable and waits for the decision. Paths are relative to the table's root.
@@ -35,6 +40,9 @@ pub(super) struct StagedFile {
     pub(super) staged: String,
     pub(super) path: String,
     pub(super) size: u64,
+    /// None where an early Millstream wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) crc32: Option<u32>,
     pub(super) rows: u64,
 }
 
@@ -88,6 +96,65 @@ impl Names {
     pub(super) fn published(&self, folder: &str, part: usize) -> String {
         format!("{folder}part-{}-{:05}-{part}.{}", self.short_id, self.batch_id, self.extension)
     }
+}
+
+/// Checks that what waits for publishing is what was staged: a batch that goes out in halves could not be taken back.
+pub(super) fn verify(root: &Path, batch_id: i64, files: &[StagedFile]) -> Result<()> {
+    let is_out = |file: &StagedFile| Ok::<_, Error>(length(&root.join(&file.path))?.is_some());
+    let mut waiting = Vec::with_capacity(files.len());
+    for file in files {
+        if !is_out(file)? {
+            waiting.push(file);
+        }
+    }
+    let back = if batch_id > 0 && waiting.len() == files.len() {
+        format!(
+            "or go back with `millstream checkpoint rewind` to batch {}, since nothing of batch {batch_id} is out",
+            batch_id - 1
+        )
+    } else {
+        "or start with a new checkpoint and a new table".to_string()
+    };
+    in_parallel(&waiting, |file| {
+        let staged = root.join(&file.staged);
+        let Some(found) = length(&staged)? else {
+            return Err(Error::corrupt(format!(
+                "{} is missing, and so is {}, though batch {batch_id} is committed: restore the file from a copy, {back}",
+                staged.display(),
+                root.join(&file.path).display()
+            )));
+        };
+        let checksum = match file.crc32 {
+            Some(_) if found == file.size => Some(checksum_of(&staged)?),
+            _ => None,
+        };
+        if found == file.size && checksum == file.crc32 {
+            return Ok(());
+        }
+        let shown = |size: u64, checksum: Option<u32>| {
+            format!("{size} bytes{}", checksum.map_or_else(String::new, |crc32| format!(" with checksum {crc32:08x}")))
+        };
+        Err(Error::corrupt(format!(
+            "{}: {} were committed, {} found: restore the file from a copy, {back}",
+            staged.display(),
+            shown(file.size, file.crc32),
+            shown(found, checksum)
+        )))
+    })
+}
+
+fn checksum_of(path: &Path) -> Result<u32> {
+    let read = || -> io::Result<u32> {
+        let mut file = fs::File::open(path)?;
+        let (mut hasher, mut bytes) = (crc32fast::Hasher::new(), vec![0; 64 * 1024]);
+        loop {
+            match file.read(&mut bytes)? {
+                0 => return Ok(hasher.finalize()),
+                count => hasher.update(&bytes[..count]),
+            }
+        }
+    };
+    read().map_err(|error| failed("read", path, error))
 }
 
 /// Gives the staged files their names below `root`. Durable on return; done again, it changes nothing.

@@ -188,6 +188,7 @@ impl BatchWriter {
             staged: self.names.staged(part),
             path: self.names.published(folder, part),
             size: encoded.size,
+            crc32: Some(encoded.crc32),
             rows: encoded.rows,
         });
         self.unsynced.push((encoded.path, encoded.file));

@@ -42,6 +42,9 @@ mod timestamp;
 pub use self::format::{FILE_FORMATS, FileFormat};
 pub use self::listing::{FileEntry, list_files, list_files_with};
 
+/// What the source calls itself.
+const KIND: &str = "FileStreamSource";
+
 /// How long a file is remembered where `maxFileAge` does not say: a week.
 const MAX_FILE_AGE_MS: i64 = 7 * 24 * 3_600_000;
 
@@ -142,6 +145,8 @@ pub struct FileSource {
     listing: Listing,
     limit: Limit,
     order: ReadOrder,
+    /// Files are known by their names alone.
+    by_name: bool,
     clean: Clean,
     state: Mutex<State>,
 }
@@ -184,8 +189,8 @@ impl FileSource {
         };
         // Where files do not come in the order of their times, a limit would let old ones wait until they are too old.
         let keeps_all = !order.is_listed_order() && limit != Limit::Nothing;
-        let memory =
-            Memory { by_name: options.flag("fileNameOnly", false)?, max_age_ms: (!keeps_all).then_some(max_age_ms) };
+        let by_name = options.flag("fileNameOnly", false)?;
+        let memory = Memory { by_name, max_age_ms: (!keeps_all).then_some(max_age_ms) };
         let listing = Listing::new(path, options)?;
         let clean = Clean::of(options, &listing.folder())?;
         let files = listing.list(0).await?;
@@ -205,7 +210,7 @@ impl FileSource {
             plans_since_list: 0,
             cleaned: None,
         };
-        Ok(Self { format, listing, limit, order, clean, state: Mutex::new(state) })
+        Ok(Self { format, listing, limit, order, by_name, clean, state: Mutex::new(state) })
     }
 
     /// Lists the files in the order to read them.
@@ -252,7 +257,9 @@ impl State {
     }
 
     /// Rebuilds what was read from the offsets of earlier batches, oldest first, and the list written down, if any.
-    fn rebuild(&mut self, offsets: &[FileOffset], written: Option<&FileOffset>) -> Result<()> {
+    ///
+    /// `place` is where that list would be.
+    fn rebuild(&mut self, offsets: &[FileOffset], written: Option<&FileOffset>, place: &str) -> Result<()> {
         let listed = offsets.iter().rposition(|offset| offset.seen.is_some());
         let mut next = 0;
         let mut rest = offsets;
@@ -271,9 +278,9 @@ impl State {
             }
             if offset.log_offset != next {
                 return Err(Error::corrupt(format!(
-                    "the offset log does not tell which files batch {next} of this source read (its next is {}); \
-                     restore the missing offsets, or start with a new checkpoint",
-                    offset.log_offset
+                    "neither the offset log nor a list {place} tells which files this source read before its {}th \
+                     batch; restore the missing file from a copy, or start with a new checkpoint and a new table",
+                    offset.log_offset + 1
                 )));
             }
             self.seen.add(&offset.files, !offset.out_of_order);
@@ -306,7 +313,23 @@ impl Source for FileSource {
     }
 
     fn description(&self) -> String {
-        format!("FileStreamSource[file://{}]", self.listing.path())
+        format!("{KIND}[file://{}]", self.listing.path())
+    }
+
+    fn identity(&self) -> String {
+        format!("{KIND}[file://{}]", self.listing.folder())
+    }
+
+    fn check_identity(&self, before: &str) -> Result<()> {
+        let now = self.identity();
+        if now == before || (self.by_name && before.starts_with(KIND)) {
+            return Ok(());
+        }
+        Err(Error::incompatible(format!(
+            "the source changed from {before} to {now}, and the files read of one say nothing of the other: use the old \
+             location, or a new checkpoint; where the directory was moved, set the option fileNameOnly = 'true', by \
+             which files are known by their names wherever they lie"
+        )))
     }
 
     async fn open(&self, context: SourceContext) -> Result<()> {
@@ -321,10 +344,11 @@ impl Source for FileSource {
                 repeats = 0;
             }
         }
+        let place = format!("{}/seen-<n>", context.journal.location());
         let snapshots = Snapshots::new(context.journal);
         let written = snapshots.up_to(offsets.last().map(|last| last.log_offset)).await?;
         let mut state = self.state.lock().await;
-        state.rebuild(&offsets, written.as_ref())?;
+        state.rebuild(&offsets, written.as_ref(), &place)?;
         state.written = written.map(|offset| offset.log_offset);
         state.snapshots = Some(snapshots);
         if repeats >= PLANS_A_LIST {
