@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DurableStore, file_path, read_checked, write_checked};
+use super::{DurableStore, file_path, numbered, read_checked, write_checked};
 use crate::error::{Error, Result};
 
 /// Where the manifest lies below a table's root.
@@ -247,7 +247,7 @@ impl Manifest {
 
     async fn sequences(&self) -> Result<BTreeSet<u64>> {
         let names = self.store.list("").await?;
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+        Ok(names.iter().filter_map(|name| numbered(name)).collect())
     }
 
     fn gap(&self, missing: u64) -> Error {
