@@ -7,7 +7,8 @@
 //! Beside them: every script of `sql/` whole, in pieces and in other lanes ([`sql_scripts`]), the command killed at
 //! random moments ([`kill`]), what a query says of itself ([`waiting`]), sources that fall silent ([`idle_sources`]),
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
-//! [`bad_checkpoint`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
+//! [`bad_checkpoint`],
+//! [`malformed_rows`], [`evil_names`]), what is told to nobody ([`secrets`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
 //! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -20,6 +21,7 @@ mod csv_values;
 mod cut_off;
 mod direction;
 mod disk;
+mod evil_names;
 mod golden;
 mod idle_sources;
 mod kill;
@@ -29,12 +31,14 @@ mod late_joins;
 mod late_model;
 mod late_sessions;
 mod late_table;
+mod malformed_rows;
 mod model;
 mod oracle;
 mod payments;
 mod refusals;
 mod restart;
 mod scenario;
+mod secrets;
 mod shown;
 mod spark_cases;
 mod sql_scripts;
