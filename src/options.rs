@@ -1,13 +1,24 @@
 //! Options as Spark spells them: camelCase names matched without case, values as text, and the near miss named when
 //! a name is unknown.
+//!
+//! Options with names such as `password` are secret ([`is_secret`]): their values are for the source or sink alone and
+//! are in no message and no log.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
+/// What stands where the value of a secret option would.
+pub const REDACTED: &str = "*********(redacted)";
+
+/// An option whose name has one of these in it is secret.
+const SECRET_WORDS: &[&str] =
+    &["password", "passwd", "passphrase", "secret", "token", "credential", "key", "jaas", "private", "auth"];
+
 /// Options of a table, source, sink or query.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// lower-case name → (name as written, value)
     entries: BTreeMap<String, (String, String)>,
@@ -101,6 +112,25 @@ impl Options {
     }
 }
 
+impl fmt::Debug for Options {
+    /// Shows names and values; those of secret options are redacted.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, value)| (name, shown(name, value)))).finish()
+    }
+}
+
+/// Returns whether the value of the option `name` must not be shown: names such as `password`, `kafka.sasl.jaas.config`
+/// or `fs.s3a.secret.key`, in whatever case.
+pub fn is_secret(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    SECRET_WORDS.iter().any(|word| lower.contains(word))
+}
+
+/// Returns the value of the option `name` as it may be shown.
+pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    if is_secret(name) { REDACTED } else { value }
+}
+
 impl<K: Into<String>, V: ToString> FromIterator<(K, V)> for Options {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
         let mut options = Self::new();
@@ -111,9 +141,9 @@ impl<K: Into<String>, V: ToString> FromIterator<(K, V)> for Options {
     }
 }
 
-/// An error that says which option has which bad value, and what would do.
+/// An error that says which option has which bad value, and what would do. The value of a secret one is not said.
 pub fn bad_value(name: &str, value: &str, expected: &str) -> Error {
-    Error::invalid_option(format!("option '{name}' is '{value}', expected {expected}"))
+    Error::invalid_option(format!("option '{name}' is '{}', expected {expected}", shown(name, value)))
 }
 
 /// Returns the name of `known` nearest to `name`, where one is near enough to be what was meant.
@@ -166,5 +196,17 @@ mod tests {
             error.to_string(),
             "invalid option: json source has no option 'maxFilePerTriger'; did you mean 'maxFilesPerTrigger'?"
         );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for name in ["password", "SSL.Key.Password", "kafka.sasl.jaas.config", "Secret", "accessKey", "authToken"] {
+            let options: Options = [(name, "hunter2"), ("path", "in")].into_iter().collect();
+            let text = format!("{options:?} {:#?} {}", options, bad_value(name, "hunter2", "a number"));
+            assert!(!text.contains("hunter2") && text.contains(REDACTED) && text.contains("\"in\""), "{text}");
+            assert!(!options.parsed::<u64>(name, "a number").unwrap_err().to_string().contains("hunter2"));
+            assert!(!options.flag(name, true).unwrap_err().to_string().contains("hunter2"));
+        }
+        assert!(!is_secret("maxFilesPerTrigger"));
     }
 }

@@ -1,7 +1,7 @@
 //! Where things lie in a checkpoint directory, and which sets of files belong to a whole one.
 
 use crate::error::{Error, Result};
-use crate::storage::DurableStore;
+use crate::storage::{DurableStore, numbered};
 
 pub(crate) const METADATA: &str = "metadata";
 pub(crate) const RUNS: &str = "runs";
@@ -25,7 +25,8 @@ pub(crate) fn journal(source: &str) -> String {
 
 /// The batch ids that are names in `folder`, in order.
 pub(crate) async fn batch_ids(store: &dyn DurableStore, folder: &str) -> Result<Vec<i64>> {
-    let mut ids: Vec<i64> = store.list(folder).await?.iter().filter_map(|name| name.parse().ok()).collect();
+    let names = store.list(folder).await?;
+    let mut ids: Vec<i64> = names.iter().filter_map(|name| i64::try_from(numbered(name)?).ok()).collect();
     ids.sort_unstable();
     Ok(ids)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::layout::RUNS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{DurableStore, write_checked};
+use crate::storage::{DurableStore, numbered, write_checked};
 
 /// How many old runs stay on record.
 const RETAINED: u64 = 10;
@@ -95,7 +95,7 @@ impl Run {
 
 /// The numbers of the runs on record, in order.
 pub(crate) async fn runs(store: &dyn DurableStore) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> = store.list(RUNS).await?.iter().filter_map(|name| name.parse().ok()).collect();
+    let mut numbers: Vec<u64> = store.list(RUNS).await?.iter().filter_map(|name| numbered(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }

@@ -43,11 +43,14 @@ impl StreamingQueryManager {
         self.all().into_iter().rfind(|q| q.id() == id_or_name || q.name() == id_or_name)
     }
 
-    /// Checks that no active query has this name.
+    /// Checks that this is a name, and that no active query has it.
     ///
     /// # Errors
-    /// `InvalidQuery` where one has.
+    /// `InvalidQuery` where it is empty or taken.
     pub fn check_name(&self, name: &str) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::invalid_query("a query's name is empty: give it one, or none at all"));
+        }
         if self.active().iter().any(|q| q.name() == name) {
             return Err(Error::invalid_query(format!(
                 "a query called '{name}' is running: stop it first, or choose another name"

@@ -19,6 +19,9 @@ use crate::sink::memory::MemorySink;
 use crate::sink::{OutputMode, Sink, SinkSpec};
 use crate::storage::{DurableStore, ObjectBackedStore, open_place};
 
+/// The bytes that file systems allow for a folder's name.
+const LONGEST_FOLDER: usize = 255;
+
 /// What is to be started.
 #[derive(Clone)]
 pub(super) struct QueryRequest {
@@ -121,6 +124,13 @@ pub(super) fn checkpoint_place(request: &QueryRequest) -> Result<Option<String>>
             let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
             let encode = |c: char| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) };
             let folder: String = request.name.chars().map(encode).collect();
+            if folder.is_empty() || folder.len() > LONGEST_FOLDER {
+                return Err(Error::invalid_query(format!(
+                    "a query's name that is empty or long ({} bytes) names no folder for its checkpoint: give it a \
+                     CHECKPOINT, or another name",
+                    request.name.len()
+                )));
+            }
             Ok(Some(format!("{}/_millstream/{folder}", path.trim_end_matches('/'))))
         }
         (None, None) => Ok(None),

@@ -74,7 +74,7 @@ impl Rate {
                 Some(text) => whole_seconds("rampUpTime", text)?,
                 None => 0,
             },
-            partitions: options.positive("numPartitions")?.unwrap_or(1),
+            partitions: partitions(options)?,
         })
     }
 
@@ -88,6 +88,18 @@ impl Rate {
         let step = full / (ramp + 1);
         let rows = (step * slow * (slow + 1) / 2).saturating_add((seconds - slow).saturating_mul(full));
         i64::try_from(rows).unwrap_or(i64::MAX)
+    }
+}
+
+/// Reads the option `numPartitions`.
+///
+/// # Errors
+/// `InvalidOption` where it is no number of splits that anybody could read.
+pub(super) fn partitions(options: &Options) -> Result<u64> {
+    const MOST: u64 = 10_000;
+    match options.positive("numPartitions")?.unwrap_or(1) {
+        partitions @ ..=MOST => Ok(partitions),
+        more => Err(bad_value("numPartitions", &more.to_string(), &format!("a whole number from 1 to {MOST}"))),
     }
 }
 

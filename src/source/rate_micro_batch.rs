@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
 use crate::source::memory::{check_declared, locked, parse_offset};
-use crate::source::rate::{Columns, rate_schema, rows_at_once, shares};
+use crate::source::rate::{Columns, partitions, rate_schema, rows_at_once, shares};
 use crate::source::{
     Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split, check_options,
 };
@@ -72,7 +72,7 @@ impl Pace {
         Ok(Self {
             rows_per_batch: i64::try_from(rows)
                 .map_err(|_| bad_value("rowsPerBatch", &rows.to_string(), "a smaller number"))?,
-            partitions: options.positive("numPartitions")?.unwrap_or(1),
+            partitions: partitions(options)?,
             start_ms: number("startTimestamp", 0)?,
             advance_ms,
         })

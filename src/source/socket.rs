@@ -18,7 +18,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::physical_plan::SendableRecordBatchStream;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -34,6 +34,9 @@ use crate::source::{
 };
 
 const OPTIONS: &[&str] = &["host", "port", "includeTimestamp", "journal"];
+
+/// No line is longer than this: without a limit a peer that never ends one would take all memory.
+const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 
 /// Makes socket sources.
 ///
@@ -180,7 +183,14 @@ async fn read_lines(stream: TcpStream, lines: Arc<Lines>, clock: Arc<dyn Clock>,
     let mut line = Vec::new();
     loop {
         line.clear();
-        match reader.read_until(b'\n', &mut line).await {
+        match (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).await {
+            Ok(length) if length as u64 == LONGEST_LINE && !line.ends_with(b"\n") => {
+                tracing::warn!(
+                    "socket source {address}: a line has over {LONGEST_LINE} bytes and is not read; no more lines will \
+                     come"
+                );
+                return;
+            }
             Ok(0) => {
                 tracing::info!("socket source {address}: the server has closed; no more lines will come");
                 return;
@@ -519,6 +529,22 @@ mod tests {
         // Journaled, but the offset log had not yet heard of it: offered again.
         let (source, _server) = connect(&dir, &options, vec![]).await;
         assert_eq!(plan(&source, None, 2).await.1, found);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_takes_no_more_memory() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let schema = Settings::of(&[("host", "x"), ("port", "1")].into_iter().collect()).unwrap().schema();
+        let lines = Arc::new(Lines { schema, buffer: Mutex::default(), total: watch::Sender::new(0) });
+        let reading = read_lines(client, Arc::clone(&lines), Arc::new(ManualClock::new(0)), "x".to_string());
+        let mut text = b"fine\n".to_vec();
+        text.resize(text.len() + usize::try_from(LONGEST_LINE).unwrap(), b'x');
+        // The reading ends while the server is still there, with the line before.
+        let (written, ()) = tokio::join!(server.write_all(&text), reading);
+        written.unwrap();
+        assert_eq!(lines.end(), 1);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{self, Token, TokenWithSpan, Tokenizer};
 
 use crate::error::{Error, Result};
-use crate::options::nearest;
+use crate::options::{is_secret, nearest};
 
 /// The dialect of every statement: backticks and double quotes name things, single quotes are text.
 pub(super) static DIALECT: GenericDialect = GenericDialect;
@@ -215,7 +215,35 @@ pub fn point(text: &str, at: Location, message: &str) -> String {
     let before = usize::try_from(at.column.saturating_sub(1)).unwrap_or(usize::MAX);
     // tabs stay tabs, so that the caret stands below its character however wide a tab is shown
     let pad: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-    format!("{head}\n  {line}\n  {pad}^")
+    format!("{head}\n  {}\n  {pad}^", without_secrets(line))
+}
+
+/// Puts asterisks in the place of quoted text that follows the name of a secret option, so that a caret still fits.
+fn without_secrets(line: &str) -> String {
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let (mut shown, mut rest, mut secret) = (String::with_capacity(line.len()), line, false);
+    while let Some(first) = rest.chars().next() {
+        let quoted = matches!(first, '\'' | '"' | '`');
+        let length = if quoted {
+            rest[1..].find(first).map_or(rest.len(), |end| end + 2)
+        } else if is_name(first) {
+            rest.find(|c| !is_name(c)).unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        let (word, after) = rest.split_at(length);
+        match secret && (quoted || is_name(first)) {
+            true => shown.extend(word.chars().map(|c| if c == first && quoted { c } else { '*' })),
+            false => shown.push_str(word),
+        }
+        if quoted || is_name(first) {
+            secret = !secret && is_secret(word);
+        } else {
+            secret &= first.is_whitespace() || first == '=';
+        }
+        rest = after;
+    }
+    shown
 }
 
 impl From<tokenizer::Location> for Location {
@@ -308,6 +336,20 @@ mod tests {
         let at = Location { line: 2, column: 4 };
         assert_eq!(point("a\n\tb\tc\r\nd", at, "here"), "line 2, column 4: here\n  \tb\tc\n  \t \t^");
         assert_eq!(point("a", Location { line: 9, column: 1 }, "gone"), "line 9, column 1: gone");
+    }
+
+    #[test]
+    fn the_line_of_an_error_hides_secrets() {
+        for (line, hidden) in [
+            ("OPTIONS ('password' 'hunter2', a 'b'", "OPTIONS ('password' '*******', a 'b'"),
+            ("('Sasl.Jaas.Config' = 'hun", "('Sasl.Jaas.Config' = '***"),
+            ("(secret é2, x 'y')", "(secret **, x 'y')"),
+            ("SELECT token, 'x'", "SELECT token, 'x'"),
+        ] {
+            assert_eq!(without_secrets(line), hidden);
+        }
+        let error = split_script("OPTIONS (accessToken 'hunter2', 'x)").unwrap_err().to_string();
+        assert!(error.contains("accessToken '*******'") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DurableStore, decode_or_remedy, file_path, write_checked};
+use super::{DurableStore, decode_or_remedy, file_path, numbered, write_checked};
 use crate::error::{Error, Result};
 
 /// Where the manifest lies below a table's root.
@@ -272,7 +272,7 @@ impl Manifest {
 
     async fn sequences(&self) -> Result<BTreeSet<u64>> {
         let names = self.store.list("").await?;
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+        Ok(names.iter().filter_map(|name| numbered(name)).collect())
     }
 
     fn gap(&self, missing: u64) -> Error {

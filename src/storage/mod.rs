@@ -52,3 +52,24 @@ pub trait DurableStore: fmt::Debug + Send + Sync {
     /// Returns a store for a folder below.
     fn below(&self, folder: &str) -> Arc<dyn DurableStore>;
 }
+
+/// Reads a file's name that is a number: digits, no zero before others, and so few that the next number is one too.
+/// `None` for every other name: such a file is a stranger's.
+pub(crate) fn numbered(name: &str) -> Option<u64> {
+    let plain = name.len() <= 18 && name.bytes().all(|byte| byte.is_ascii_digit());
+    name.parse().ok().filter(|number: &u64| plain && number.to_string() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbered;
+
+    #[test]
+    fn only_numbers_as_they_are_written_are_numbers() {
+        assert_eq!(numbered("0"), Some(0));
+        assert_eq!(numbered("999999999999999999"), Some(999_999_999_999_999_999));
+        for name in ["", "00", "+1", "-1", "1 ", "١", "1.tmp", "18446744073709551615", "9223372036854775807"] {
+            assert_eq!(numbered(name), None, "{name}");
+        }
+    }
+}

@@ -7,10 +7,11 @@
 //! Beside them: every script of `sql/` whole, in pieces and in other lanes ([`sql_scripts`]), the command killed at
 //! random moments ([`kill`]), what a query says of itself ([`waiting`]), sources that fall silent ([`idle_sources`]),
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
-//! [`bad_checkpoint`], [`corruption`], [`changed_queries`]), checkpoints of earlier versions ([`compatibility`]), memory that
-//! has an end ([`memory`]), panics ([`faults`]), clocks that jump ([`clock_jumps`]), stores that fail ([`failing_store`]),
-//! what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers show ([`shown`]), and
-//! the direction of imports ([`direction`]).
+//! [`bad_checkpoint`], [`corruption`], [`changed_queries`], [`malformed_rows`], [`evil_names`]), checkpoints of earlier
+//! versions ([`compatibility`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump
+//! ([`clock_jumps`]), stores that fail ([`failing_store`]), what is told to nobody ([`secrets`]), what comes back from CSV
+//! ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers show ([`shown`]), and the direction of imports
+//! ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -29,6 +30,7 @@ mod cut_off;
 mod damage;
 mod direction;
 mod disk;
+mod evil_names;
 mod failing_store;
 mod faults;
 mod golden;
@@ -40,6 +42,7 @@ mod late_joins;
 mod late_model;
 mod late_sessions;
 mod late_table;
+mod malformed_rows;
 mod memory;
 mod model;
 mod oracle;
@@ -47,6 +50,7 @@ mod payments;
 mod refusals;
 mod restart;
 mod scenario;
+mod secrets;
 mod shown;
 mod spark_cases;
 mod sql_scripts;

@@ -3,6 +3,7 @@
 use datafusion::arrow::datatypes::{DataType, Schema};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
+use super::partition::names_folders;
 use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
 use crate::sink::SinkSpec;
@@ -216,6 +217,11 @@ fn partition_columns(spec: &SinkSpec) -> Result<Vec<String>> {
                 "partition column '{wanted}' is {}, which makes no folder names: cast it to a string, or partition by \
                  another column",
                 field.data_type()
+            )));
+        }
+        if !names_folders(field.name()) {
+            return Err(Error::invalid_query(format!(
+                "partition column '{wanted}' has a name that no folder can have, empty or too long: give it an alias"
             )));
         }
         if columns.contains(field.name()) {

@@ -1,8 +1,9 @@
 //! Which folder a row belongs to: `column=value`, as Hive has it and every reader of files understands it.
 //!
 //! A value may be any text. Here it becomes one folder name below the table's root and nothing else: separators, dots
-//! in a row, control characters and what readers treat specially are percent-encoded; NULL and the empty string are
-//! `__HIVE_DEFAULT_PARTITION__`, as in Spark; a value too long for a name is cut and ends with a hash of the whole.
+//! in a row, control characters and what readers treat specially are percent-encoded; NULL is
+//! `__HIVE_DEFAULT_PARTITION__`. Readers get back exactly what was written, so a value that no folder's name can stand
+//! for is refused: the empty text, which every reader takes for NULL or for an error, and one that is too long.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -20,8 +21,11 @@ use crate::error::{Error, Result};
 /// The folder value that stands for NULL.
 const NULL_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// Folder names end before the 255 bytes that file systems allow.
-const LONGEST_NAME: usize = 200;
+/// The bytes that file systems allow for a name.
+const LONGEST_NAME: usize = 255;
+
+/// How much of a value that is refused is shown.
+const SHOWN_CHARACTERS: usize = 60;
 
 /// Splits rows by folder and takes the partition columns out of them.
 pub(super) struct Partitioner {
@@ -99,7 +103,7 @@ impl Partitioner {
             for (column, formatter) in formatters.iter().enumerate() {
                 let is_null = nulls[column].as_ref().is_some_and(|nulls| nulls.is_null(row));
                 let value = if is_null { None } else { Some(formatter.value(row).try_to_string()?) };
-                folder.push_str(&folder_name(&self.names[column], value.as_deref()));
+                folder.push_str(&folder_name(&self.names[column], value.as_deref())?);
                 folder.push('/');
             }
             split.push((folder, take_record_batch(&kept, &UInt32Array::from(group))?));
@@ -122,30 +126,41 @@ impl Partitioner {
     }
 }
 
+/// Whether folders can be called after `column`, NULL's among them.
+pub(super) fn names_folders(column: &str) -> bool {
+    !column.is_empty() && encode(column).len() + "=".len() + NULL_VALUE.len() <= LONGEST_NAME
+}
+
 /// The folder for one value of one column.
-fn folder_name(column: &str, value: Option<&str>) -> String {
-    let column = encode(column);
-    let value = match value {
-        None | Some("") => NULL_VALUE.to_string(),
-        Some(NULL_VALUE) => NULL_VALUE.replacen('_', "%5F", 1),
-        Some(value) => encode(value),
+fn folder_name(column: &str, value: Option<&str>) -> Result<String> {
+    let name = match value {
+        None => format!("{}={NULL_VALUE}", encode(column)),
+        Some("") => {
+            return Err(Error::data_invalid(format!(
+                "a row has the empty text in column '{column}', and no folder's name can stand for it: readers take it \
+                 for NULL; write nullif({column}, '') AS {column} for NULL (as Spark does), or another word for it"
+            )));
+        }
+        Some(NULL_VALUE) => format!("{}={}", encode(column), NULL_VALUE.replacen('_', "%5F", 1)),
+        Some(value) => format!("{}={}", encode(column), encode(value)),
     };
-    let name = format!("{column}={value}");
     if name.len() <= LONGEST_NAME {
-        return name;
+        return Ok(name);
     }
-    // The hash is over what was written in full, so that two long values share a folder only if they are equal.
-    let hash = twox_hash::XxHash64::oneshot(0, name.as_bytes());
-    let mut end = LONGEST_NAME;
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}~{hash:016x}", &name[..end])
+    let value = value.unwrap_or_default();
+    let shown: String = value.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect();
+    Err(Error::data_invalid(format!(
+        "a row has a text of {} bytes in column '{column}' (it begins with '{shown}'), which makes a folder's name of {} \
+         bytes, and no file system takes more than {LONGEST_NAME}; partition by something shorter, such as \
+         substr({column}, 1, 20)",
+        value.len(),
+        name.len()
+    )))
 }
 
 /// Percent-encodes what has a meaning in paths or to readers; what a reader decodes is the value again.
 fn encode(text: &str) -> String {
-    let dots = text.contains("..");
+    let dots = text.contains("..") || text.starts_with('.');
     let mut encoded = String::with_capacity(text.len());
     for character in text.chars() {
         let special = character.is_control()
@@ -186,23 +201,38 @@ fn encode(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn folder(column: &str, value: &str) -> String {
+        folder_name(column, Some(value)).unwrap()
+    }
+
     #[test]
     fn hostile_values_make_one_harmless_name() {
-        let long = "x".repeat(4096);
+        let long = "x".repeat(253);
         for value in ["../../etc/passwd", "..", "a/b", "nul\0", "a=b", "'; DROP", "line\nbreak", "é\u{85}", &long] {
-            let name = folder_name("k", Some(value));
-            assert!(name.starts_with("k=") && name.len() < 255, "{name}");
+            let name = folder("k", value);
+            assert!(name.starts_with("k=") && name.len() <= 255, "{name}");
             assert!(!name.contains(['/', '\\', '\0', '\n', '\'']) && !name.contains(".."), "{name}");
             assert_eq!(name.matches('=').count(), 1, "{name}");
         }
-        assert_ne!(folder_name("k", Some(&long)), folder_name("k", Some(&format!("{long}x"))));
+        assert_eq!(folder(".k", "v"), "%2Ek=v", "no hidden folder");
+    }
+
+    #[test]
+    fn what_no_name_can_stand_for_is_refused() {
+        let error = folder_name("k", Some("")).unwrap_err();
+        assert!(error.message().contains("column 'k'") && error.message().contains("nullif(k, '')"), "{error}");
+        for long in ["x".repeat(254), "/".repeat(100)] {
+            let error = folder_name("k", Some(&long)).unwrap_err();
+            assert_eq!(error.kind(), crate::error::ErrorKind::DataInvalid);
+            assert!(error.message().contains(&format!("a text of {} bytes in column 'k'", long.len())), "{error}");
+        }
     }
 
     #[test]
     fn null_is_told_from_its_name() {
-        assert_eq!(folder_name("k", None), "k=__HIVE_DEFAULT_PARTITION__");
-        assert_eq!(folder_name("k", Some("__HIVE_DEFAULT_PARTITION__")), "k=%5F_HIVE_DEFAULT_PARTITION__");
-        assert_eq!(folder_name("hour", Some("2013-01-01 05:00:00")), "hour=2013-01-01 05%3A00%3A00");
-        assert_eq!(folder_name("origin", Some("New York")), "origin=New York");
+        assert_eq!(folder_name("k", None).unwrap(), "k=__HIVE_DEFAULT_PARTITION__");
+        assert_eq!(folder("k", "__HIVE_DEFAULT_PARTITION__"), "k=%5F_HIVE_DEFAULT_PARTITION__");
+        assert_eq!(folder("hour", "2013-01-01 05:00:00"), "hour=2013-01-01 05%3A00%3A00");
+        assert_eq!(folder("origin", "New York"), "origin=New York");
     }
 }

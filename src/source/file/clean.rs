@@ -2,11 +2,14 @@
 //!
 //! Best effort: a file that cannot be cleaned is left with a warning, and the query goes on.
 
-use object_store::ObjectStoreExt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 
-use super::listing::{FileEntry, absolute, object_path, open_store};
+use super::listing::{FileEntry, absolute};
 use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
+use crate::storage::blocking;
 
 /// What to do with files that were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +59,21 @@ impl Clean {
     }
 
     async fn clean_one(&self, path: &str) -> Result<()> {
-        let from = object_path(path)?;
+        let from = PathBuf::from(path);
         let cleaned = match self {
             Self::Off => return Ok(()),
-            Self::Delete => open_store().delete(&from).await,
-            Self::Archive(archive) => open_store().rename(&from, &object_path(&format!("{archive}{path}"))?).await,
+            Self::Delete => blocking(move || Ok(fs::remove_file(from))).await?,
+            Self::Archive(archive) => {
+                let to = PathBuf::from(format!("{archive}{path}"));
+                blocking(move || {
+                    Ok(to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(from, &to)))
+                })
+                .await?
+            }
         };
         match cleaned {
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            other => Ok(other?),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
         }
     }
 }

@@ -150,7 +150,7 @@ impl FileFormat {
         let projection = context.projection.as_deref();
         let decode_all = self.mode != Mode::Permissive;
         let layout = Layout::new(&self.schema, file, projection, self.corrupt, decode_all)?;
-        let open_file = OpenFile::new(file)?;
+        let open_file = OpenFile::new(file);
         let explain = self.mode == Mode::FailFast;
         let fields = layout.decoded_fields();
         let (decoder, whole_file): (Box<dyn LineDecoder>, bool) = match &self.kind {

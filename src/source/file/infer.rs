@@ -75,7 +75,7 @@ async fn parquet_fields(files: &[FileEntry]) -> Result<Vec<Field>> {
     let Some(newest) = files.iter().max_by_key(|file| (file.modified_ms, file.published)) else {
         return Ok(Vec::new());
     };
-    let schema = read_schema(OpenFile::new(newest)?).await?;
+    let schema = read_schema(OpenFile::new(newest)).await?;
     let plain = |field: &FieldRef| Field::new(field.name(), plain_type(field.data_type()), true);
     Ok(schema.fields().iter().map(plain).collect())
 }

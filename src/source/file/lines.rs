@@ -4,21 +4,23 @@
 //! pieces of a few megabytes, exactly as long as it was when it was listed, so that a batch that runs again reads the
 //! same bytes even if somebody appends to the file meanwhile.
 
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use object_store::ObjectStore;
-use object_store::path::Path;
 
 use super::layout::Layout;
-use super::listing::{FileEntry, object_path, open_store};
+use super::listing::FileEntry;
 use super::malformed::{Rows, Verdict};
 use crate::error::{Error, Result};
+use crate::storage::blocking;
 
 /// How much of a file is fetched at once.
 pub(super) const PIECE_BYTES: u64 = 4 * 1024 * 1024;
@@ -59,9 +61,7 @@ pub(super) trait LineDecoder: Send {
 /// A file as it was when it was listed.
 #[derive(Debug, Clone)]
 pub(super) struct OpenFile {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    /// Its path as listed, for messages.
+    /// Its path as listed.
     pub(super) name: String,
     /// Its size as listed.
     pub(super) size: u64,
@@ -69,12 +69,8 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     /// Prepares to read `entry`; nothing is touched yet.
-    ///
-    /// # Errors
-    /// `InvalidOption` for a path that cannot be one.
-    pub(super) fn new(entry: &FileEntry) -> Result<Self> {
-        let path = object_path(&entry.path)?;
-        Ok(Self { store: open_store(), path, name: entry.path.clone(), size: entry.size })
+    pub(super) fn new(entry: &FileEntry) -> Self {
+        Self { name: entry.path.clone(), size: entry.size }
     }
 
     /// Reads a range of bytes.
@@ -91,7 +87,9 @@ impl OpenFile {
     /// # Errors
     /// As [`OpenFile::read_range`].
     pub(super) async fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let pieces = self.store.get_ranges(&self.path, ranges).await.map_err(|e| unreadable(&self.name, e))?;
+        let (path, wanted) = (PathBuf::from(&self.name), ranges.to_vec());
+        let name = self.name.clone();
+        let pieces = blocking(move || read(&path, &wanted).map_err(|e| unreadable(&name, e))).await?;
         let shorter = |(range, bytes): (&Range<u64>, &Bytes)| (bytes.len() as u64) < range.end - range.start;
         if ranges.iter().zip(&pieces).any(shorter) {
             return Err(Error::unavailable(format!(
@@ -104,13 +102,53 @@ impl OpenFile {
     }
 }
 
+/// Reads ranges of a file, as far as it goes: what a range claims to hold costs no memory before it is there.
+fn read(path: &Path, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+    let mut file = File::open(path)?;
+    let mut pieces = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let length = range.end.saturating_sub(range.start);
+        let mut bytes = Vec::with_capacity(usize::try_from(length.min(PIECE_BYTES)).unwrap_or(0));
+        file.seek(SeekFrom::Start(range.start))?;
+        Read::by_ref(&mut file).take(length).read_to_end(&mut bytes)?;
+        pieces.push(bytes.into());
+    }
+    Ok(pieces)
+}
+
 /// Says that a listed file cannot be read.
-pub(super) fn unreadable(name: &str, error: object_store::Error) -> Error {
-    let what = match &error {
-        object_store::Error::NotFound { .. } => "has vanished since it was listed; put it back".to_string(),
-        other => format!("cannot be read ({other}); mend that and start again"),
+pub(super) fn unreadable(name: &str, error: io::Error) -> Error {
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => "has vanished since it was listed; put it back".to_string(),
+        _ => format!("cannot be read ({error}); mend that and start again"),
     };
     Error::unavailable(format!("file {name} {what}")).with_source(error)
+}
+
+/// Whole lines of a file as text.
+#[derive(Default)]
+struct Piece {
+    text: String,
+    /// Where in the text a replacement character stands for bytes that are not UTF-8.
+    replaced: Vec<usize>,
+}
+
+impl Piece {
+    fn of(bytes: Vec<u8>) -> Self {
+        let bytes = match String::from_utf8(bytes) {
+            Ok(text) => return Self { text, replaced: Vec::new() },
+            Err(error) => error.into_bytes(),
+        };
+        let mut piece = Self::default();
+        for chunk in bytes.utf8_chunks() {
+            piece.text.push_str(chunk.valid());
+            if !chunk.invalid().is_empty() {
+                piece.replaced.push(piece.text.len());
+                piece.text.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        piece
+    }
 }
 
 /// Whole lines of a file, a piece at a time.
@@ -126,12 +164,12 @@ impl Pieces {
         self.position >= self.file.size && self.carry.is_empty()
     }
 
-    /// Returns the next whole lines, or `None` at the end. Bytes that are not UTF-8 are replaced.
-    async fn next(&mut self) -> Result<Option<String>> {
+    /// Returns the next whole lines, or `None` at the end.
+    async fn next(&mut self) -> Result<Option<Piece>> {
         loop {
             if self.position >= self.file.size {
                 let rest = std::mem::take(&mut self.carry);
-                return Ok(if rest.is_empty() { None } else { Some(text(rest)) });
+                return Ok(if rest.is_empty() { None } else { Some(Piece::of(rest)) });
             }
             let start = self.position;
             let end = self.file.size.min(start + PIECE_BYTES);
@@ -151,13 +189,9 @@ impl Pieces {
                     }
                 }
             }
-            return Ok(Some(text(piece)));
+            return Ok(Some(Piece::of(piece)));
         }
     }
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 /// The text of a file that was fetched, on its way into rows.
@@ -168,11 +202,24 @@ struct Window {
     offset: usize,
     /// How many lines were taken.
     lines: u64,
+    /// Where in what is not taken yet bytes were replaced.
+    replaced: VecDeque<usize>,
+}
+
+/// A row as it stands in its file.
+struct RowText<'a> {
+    /// Its text, without the end of its last line.
+    text: &'a str,
+    /// The number of its first line.
+    line_number: u64,
+    /// Some of its bytes are not UTF-8, and replaced.
+    is_replaced: bool,
 }
 
 impl Window {
     fn new(file: OpenFile) -> Self {
-        Self { pieces: Pieces { file, position: 0, carry: Vec::new() }, text: String::new(), offset: 0, lines: 0 }
+        let pieces = Pieces { file, position: 0, carry: Vec::new() };
+        Self { pieces, text: String::new(), offset: 0, lines: 0, replaced: VecDeque::new() }
     }
 
     /// Adds the next piece of the file to what is not taken yet. False at the file's end.
@@ -181,29 +228,35 @@ impl Window {
             return Ok(false);
         };
         if self.offset == self.text.len() {
-            self.text = piece;
+            (self.text, self.replaced) = (piece.text, piece.replaced.into());
         } else {
             // A row that goes on in the piece: at most a megabyte is moved.
             self.text.drain(..self.offset);
-            self.text.push_str(&piece);
+            self.replaced.iter_mut().for_each(|at| *at -= self.offset);
+            self.add(&piece);
         }
         self.offset = 0;
         Ok(true)
+    }
+
+    fn add(&mut self, piece: &Piece) {
+        let before = self.text.len();
+        self.text.push_str(&piece.text);
+        self.replaced.extend(piece.replaced.iter().map(|at| before + at));
     }
 
     /// Adds all there is. False where there is nothing.
     async fn fetch_all(&mut self) -> Result<bool> {
         let mut any = false;
         while let Some(piece) = self.pieces.next().await? {
-            self.text.push_str(&piece);
+            self.add(&piece);
             any = true;
         }
         Ok(any)
     }
 
-    /// Takes the next row: its text without the end of its last line, and the number of its first line. `None` where
-    /// more has to be fetched first.
-    fn next_row(&mut self, ends: &dyn RowEnds) -> Option<(&str, u64)> {
+    /// Takes the next row. `None` where more has to be fetched first.
+    fn next_row(&mut self, ends: &dyn RowEnds) -> Option<RowText<'_>> {
         let rest = &self.text[self.offset..];
         if rest.is_empty() {
             return None;
@@ -218,7 +271,12 @@ impl Window {
         if row_bytes > line_bytes {
             self.lines += row.matches('\n').count() as u64;
         }
-        Some((row.strip_suffix('\r').unwrap_or(row), line_number))
+        let mut is_replaced = false;
+        while self.replaced.front().is_some_and(|at| *at < self.offset) {
+            self.replaced.pop_front();
+            is_replaced = true;
+        }
+        Some(RowText { text: row.strip_suffix('\r').unwrap_or(row), line_number, is_replaced })
     }
 }
 
@@ -279,21 +337,22 @@ impl LineScan {
     fn decode_rows(&mut self) -> Result<()> {
         if self.whole_file {
             let text = std::mem::take(&mut self.window.text);
+            let is_replaced = !std::mem::take(&mut self.window.replaced).is_empty();
             if !text.is_empty() {
-                let verdict = self.decoder.decode(&text, &mut self.rows);
+                let verdict = self.decoder.decode(&text, &mut self.rows).of_text(is_replaced);
                 self.rows.settle(verdict, &text, 1)?;
             }
             return Ok(());
         }
         while self.rows.len() < self.batch_size {
-            let Some((row, line_number)) = self.window.next_row(self.decoder.row_ends()) else {
+            let Some(row) = self.window.next_row(self.decoder.row_ends()) else {
                 break;
             };
-            if self.decoder.skips(row) {
+            if self.decoder.skips(row.text) {
                 continue;
             }
-            let verdict = self.decoder.decode(row, &mut self.rows);
-            self.rows.settle(verdict, row, line_number)?;
+            let verdict = self.decoder.decode(row.text, &mut self.rows).of_text(row.is_replaced);
+            self.rows.settle(verdict, row.text, row.line_number)?;
         }
         Ok(())
     }
@@ -306,14 +365,14 @@ impl LineScan {
 
 /// Reads the first rows of a file, for inference: at most `most` that are not blank.
 pub(super) async fn first_rows(entry: &FileEntry, most: usize, ends: &dyn RowEnds) -> Result<Vec<String>> {
-    let mut window = Window::new(OpenFile::new(entry)?);
+    let mut window = Window::new(OpenFile::new(entry));
     let mut rows = Vec::new();
     loop {
         while rows.len() < most
-            && let Some((row, _)) = window.next_row(ends)
+            && let Some(row) = window.next_row(ends)
         {
-            if !row.trim_ascii().is_empty() {
-                rows.push(row.to_string());
+            if !row.text.trim_ascii().is_empty() {
+                rows.push(row.text.to_string());
             }
         }
         if rows.len() >= most || !window.fetch().await? {

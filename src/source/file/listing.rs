@@ -5,16 +5,13 @@
 //! still being written, under names that begin with `_` or `.`, are not seen.
 
 use std::path::{Component, PathBuf};
-use std::sync::Arc;
 
-use futures::TryStreamExt;
-use object_store::local::LocalFileSystem;
-use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::glob::{Segment, has_wildcard, matched_segments, parse_segments, spelled_out};
 use super::layout::{folder_pair, percent_decoded};
+use super::walk::{Found, files_below};
 use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
 use crate::storage::manifest::{MANIFEST_FOLDER, Manifest};
@@ -165,48 +162,28 @@ impl Listing {
     }
 }
 
-/// Returns the store that holds local files; other stores get their place here.
-pub(super) fn open_store() -> Arc<dyn ObjectStore> {
-    Arc::new(LocalFileSystem::new())
-}
-
-/// Returns an absolute path as the store writes it.
-pub(super) fn object_path(path: &str) -> Result<Path> {
-    Path::from_absolute_path(path)
-        .map_err(|e| Error::invalid_option(format!("'{path}' is not a path to a file: {e}")).with_source(e))
-}
-
 /// Returns the entry of one file.
 ///
 /// # Errors
 /// `Unavailable` where it is not there or cannot be read.
 pub(super) async fn head(path: &str) -> Result<FileEntry> {
-    let meta = open_store().head(&object_path(path)?).await.map_err(|e| super::lines::unreadable(path, e))?;
-    Ok(entry(&meta, 0))
+    let metadata = tokio::fs::metadata(path).await.map_err(|e| super::lines::unreadable(path, e))?;
+    Ok(entry(path.to_string(), &metadata, 0))
 }
 
 /// Lists the files below `base`; where there are `segments`, those that match them or lie below a folder that does.
 async fn walk(base: &str, segments: &[Segment]) -> Result<Vec<FileEntry>> {
-    let prefix = object_path(if base.is_empty() { "/" } else { base })?;
-    let depth = prefix.parts_count();
-    let list = open_store().list(Some(&prefix));
-    let metas: Vec<ObjectMeta> = list.try_collect().await.map_err(|e| {
-        Error::unavailable(format!("{base} cannot be listed: {e}; mend that and start again")).with_source(e)
-    })?;
-    let mut files = Vec::new();
-    for meta in &metas {
-        let parts: Vec<&str> = meta.location.as_ref().split('/').skip(depth).collect();
-        let Some(matched) = matched_segments(segments, &parts) else {
-            continue;
-        };
-        let hidden = |(index, part): (usize, &&str)| {
-            is_hidden(part) && !segments.get(index).is_some_and(|segment| segment.begins_like(part))
-        };
-        if !parts.iter().enumerate().any(hidden) {
-            files.push(entry(meta, parts.len().saturating_sub(matched + 1)));
-        }
-    }
-    Ok(files)
+    let own = segments.to_vec();
+    let enters = move |depth: usize, name: &str| {
+        !is_hidden(name) || own.get(depth).is_some_and(|segment| segment.begins_like(name))
+    };
+    let found = files_below(base, enters).await?;
+    let matching = found.into_iter().filter_map(|Found { parts, metadata }| {
+        let matched = matched_segments(segments, &parts.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let path = format!("{}/{}", base.trim_end_matches('/'), parts.join("/"));
+        Some(entry(path, &metadata, parts.len().saturating_sub(matched + 1)))
+    });
+    Ok(matching.collect())
 }
 
 /// Lists the files of a table that Millstream writes, or `None` where there is no manifest.
@@ -233,14 +210,10 @@ async fn published(root: &str, first_sequence: u64) -> Result<Option<Vec<FileEnt
     Ok(Some(files))
 }
 
-fn entry(meta: &ObjectMeta, folders: usize) -> FileEntry {
-    FileEntry {
-        path: format!("/{}", meta.location),
-        modified_ms: meta.last_modified.timestamp_millis(),
-        size: meta.size,
-        folders,
-        published: None,
-    }
+fn entry(path: String, metadata: &std::fs::Metadata, folders: usize) -> FileEntry {
+    // A file system without times has files of no age.
+    let modified_ms = metadata.modified().map_or(0, |time| DateTime::<Utc>::from(time).timestamp_millis());
+    FileEntry { path, modified_ms, size: metadata.len(), folders, published: None }
 }
 
 /// A file that somebody is still writing, or that is not data. `_col=1` is a partition all the same.

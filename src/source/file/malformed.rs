@@ -52,6 +52,20 @@ pub(super) enum Verdict {
     Nothing,
 }
 
+impl Verdict {
+    /// Returns the verdict on a line some of whose bytes were replaced, since they are not UTF-8: it is malformed at
+    /// least.
+    #[must_use]
+    pub(super) fn of_text(self, is_replaced: bool) -> Self {
+        match self {
+            Self::Row | Self::Misfit(_) if is_replaced => {
+                Self::Misfit(Some("it holds bytes that are not UTF-8".into()))
+            }
+            verdict => verdict,
+        }
+    }
+}
+
 /// Rows of one file on their way into a batch.
 pub(super) struct Rows {
     /// The columns that the decoder fills.

@@ -38,6 +38,7 @@ mod seen;
 mod snapshot;
 mod text;
 mod timestamp;
+mod walk;
 
 pub use self::format::{FILE_FORMATS, FileFormat};
 pub use self::listing::{FileEntry, list_files, list_files_with};

@@ -50,7 +50,8 @@ impl FileOffset {
     /// `CheckpointIncompatible` where it is not one of a file source, or a newer Millstream wrote it.
     pub(super) fn parse(offset: &Offset) -> Result<Self> {
         match offset.get("v").and_then(Offset::as_u64) {
-            Some(VERSION) => Self::deserialize(offset).map_err(|e| not_an_offset(&e.to_string()).with_source(e)),
+            Some(VERSION) => Self::number(offset)
+                .and_then(|_| Self::deserialize(offset).map_err(|e| not_an_offset(&e.to_string()).with_source(e))),
             Some(newer) => Err(not_an_offset(&format!("its version is {newer}, this Millstream reads {VERSION}"))),
             None => Err(not_an_offset("it has no version")),
         }
@@ -61,7 +62,8 @@ impl FileOffset {
     /// # Errors
     /// As [`FileOffset::parse`].
     pub(super) fn number(offset: &Offset) -> Result<u64> {
-        offset.get("log_offset").and_then(Offset::as_u64).ok_or_else(|| not_an_offset("it has no log_offset"))
+        let number = offset.get("log_offset").and_then(Offset::as_u64);
+        number.filter(|number| *number < i64::MAX as u64).ok_or_else(|| not_an_offset("it has no log_offset"))
     }
 
     /// Returns the JSON for the log.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::offset::FileOffset;
 use crate::error::{Error, Result};
-use crate::storage::{DurableStore, read_checked, write_checked};
+use crate::storage::{DurableStore, numbered, read_checked, write_checked};
 
 const PREFIX: &str = "seen-";
 
@@ -72,7 +72,7 @@ impl Snapshots {
 
     async fn numbers(&self) -> Result<Vec<u64>> {
         let names = self.store.list("").await?;
-        Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect())
+        Ok(names.iter().filter_map(|name| numbered(name.strip_prefix(PREFIX)?)).collect())
     }
 }
 
