@@ -160,6 +160,8 @@ impl StreamingQuery {
             Ok(execution) => execution,
             Err(error) => return Err(own_run.judge(error).await),
         };
+        // What was read may be another's work by now: who found nothing left to do would take its end for its own.
+        own_run.check().await?;
         shared.listeners.notify_started(&QueryStarted {
             id: shared.id.clone(),
             run_id: shared.run_id.clone(),

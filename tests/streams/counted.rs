@@ -58,8 +58,6 @@ pub(crate) async fn start(
     store: Arc<dyn DurableStore>,
 ) -> Result<StreamingQuery> {
     let session = Session::builder().lanes(1).build();
-    // So few that batches are purged.
-    session.sql("SET minBatchesToRetain = 2").await?;
     let frame = session.read_stream().option("maxBatchesPerTrigger", 1).memory(stream)?;
     let writer = counts(frame)?.write_stream().trigger(Trigger::AvailableNow).query_name("counted");
     writer.sink(Arc::new(sink.clone())).checkpoint_store(store).start("").await

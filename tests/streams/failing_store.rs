@@ -142,13 +142,61 @@ async fn every_call_fails(trouble: Trouble) -> (usize, Vec<&'static str>) {
 async fn a_store_that_fails_before_it_has_done_anything() {
     let (ended, harmless) = every_call_fails(Trouble::FailsUndone).await;
     assert!(ended > 30, "{ended}");
-    assert!(harmless.iter().all(|doing| ["delete", "list", "read"].contains(doing)), "{harmless:?}");
-    assert!(harmless.contains(&"delete"), "nothing was purged: {harmless:?}");
+    // What undecided batches left is looked for once a run has decided one: to fail in that harms nobody.
+    assert!(!harmless.is_empty() && harmless.iter().all(|doing| *doing == "list"), "{harmless:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_fails_after_it_has_done_all() {
     let (ended, harmless) = every_call_fails(Trouble::FailsDone).await;
     assert!(ended > 30, "{ended}");
-    assert!(harmless.iter().all(|doing| ["delete", "list", "read"].contains(doing)), "{harmless:?}");
+    assert!(!harmless.is_empty() && harmless.iter().all(|doing| *doing == "list"), "{harmless:?}");
+}
+
+/// The greatest number among the files of a folder of `store`.
+async fn newest(store: &Arc<dyn DurableStore>, folder: &str) -> Option<i64> {
+    let names = store.list(folder).await.unwrap();
+    names.iter().filter_map(|name| name.parse().ok()).max()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_writers_one_goes_on_wherever_the_other_stands() {
+    let expected = unbroken().await;
+    let last = expected.keys().max().copied();
+    let (mut fenced, mut idle) = (0, 0);
+    for at in 0.. {
+        let (stream, sink, store) = (stream(), Collected::default(), memory());
+        let troubled = Troubled::new(&store, Trouble::Waits, at);
+        let mut met = troubled.calls.met.subscribe();
+        let mut first = tokio::spawn({
+            let (stream, sink, troubled) = (stream.clone(), sink.clone(), Arc::new(troubled.clone()));
+            async move { start(&stream, &sink, troubled).await?.await_termination().await }
+        });
+        let stands = tokio::select! {
+            biased;
+            met = met.wait_for(Option::is_some) => met.unwrap().clone().unwrap(),
+            ended = &mut first => {
+                ended.unwrap().unwrap();
+                break;
+            }
+        };
+        let decided = newest(&store, "commits").await;
+        run(&stream, &sink, Arc::clone(&store)).await.unwrap();
+        let other = newest(&store, "runs").await;
+        troubled.calls.released.notify_one();
+        match first.await.unwrap() {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Fenced, "call {at}, {stands:?}: {error}");
+                fenced += 1;
+            }
+            // It had nothing left to decide; or had no number yet that counts, and took one after the other had ended.
+            Ok(()) => {
+                let took_over = newest(&store, "runs").await > other;
+                assert!(decided == last || took_over, "call {at}, {stands:?}: two writers went on");
+                idle += 1;
+            }
+        }
+        assert_eq!(sink.batches(), expected, "call {at}, {stands:?}");
+    }
+    assert!(fenced > 20 && idle > 0, "{fenced} fenced, {idle} with nothing to do");
 }

@@ -23,7 +23,7 @@ use crate::collected::{Batches, Bomb, Collected};
 use crate::counted::{counts, rows, schema};
 use crate::disk::Table;
 use crate::failing_store::memory;
-use crate::payments::{Payment, Probe, World, add_up, payment};
+use crate::payments::{OnRows, Probe, World, add_up, payment};
 
 /// How many batches the source has, of how many splits each, of how many rows each.
 const BATCHES: u64 = 4;
@@ -234,12 +234,11 @@ async fn a_function_with_state_that_panics_leaves_the_state_as_it_was() {
     let run = async |fails: bool| {
         let world = World::new();
         (0..4).for_each(|push| world.pay(&[payment(push, "a", push), payment(push, "b", 10 * push)]));
-        let panics: fn(&ValueState<i64>, &[Payment], &mut ProcessorContext) -> Result<Vec<String>> =
-            |total, payments, _| {
-                total.update(1_000)?;
-                assert!(payments.iter().all(|payment| payment.amount < 20), "too much");
-                Ok(vec!["0".to_string()])
-            };
+        let panics: OnRows = |total, payments, _| {
+            total.update(1_000)?;
+            assert!(payments.iter().all(|payment| payment.amount < 20), "too much");
+            Ok(vec!["0".to_string()])
+        };
         if fails {
             // A processor of the same name and variables.
             let words = world.refused(Probe::of_rows(panics)).await;
