@@ -8,7 +8,7 @@
 //! random moments ([`kill`]), what a query says of itself ([`waiting`]), sources that fall silent ([`idle_sources`]),
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
 //! [`bad_checkpoint`],
-//! [`malformed_rows`], [`evil_names`]), what is told to nobody ([`secrets`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
+//! [`malformed_rows`], [`evil_names`]), what is told to nobody ([`secrets`]), what fuzzing found ([`fuzz_findings`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
 //! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -22,6 +22,7 @@ mod cut_off;
 mod direction;
 mod disk;
 mod evil_names;
+mod fuzz_findings;
 mod golden;
 mod idle_sources;
 mod kill;
