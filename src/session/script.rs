@@ -6,6 +6,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::{collect, displayable};
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 
@@ -18,6 +19,7 @@ use crate::plan::stream_table::is_streaming;
 use crate::query::Trigger;
 use crate::sink::OutputMode;
 use crate::sql::binder::{locate, plan_query, plan_statement};
+use crate::sql::deep_stack::deep_async;
 use crate::sql::script::{Piece, split_script};
 use crate::sql::statement::{CreateView, Explained, Statement, parse_statement};
 
@@ -172,7 +174,8 @@ impl Inner {
                 self.drop_table(&name, if_exists).map_err(here)?;
             }
             Statement::Other(statement) => {
-                let plan = plan_statement(&self.context.state(), *statement, piece).await?;
+                let (state, own) = (self.context.state(), piece.clone());
+                let plan = deep_async(async move { plan_statement(&state, *statement, &own).await }).await?;
                 let dataframe = self.context.execute_logical_plan(plan).await.map_err(|e| locate(e, piece))?;
                 return Ok(rows(dataframe));
             }
@@ -181,8 +184,12 @@ impl Inner {
     }
 
     pub(super) async fn plan(&self, query: Query, piece: &Piece) -> Result<LogicalPlan> {
-        let state = self.with_state_tables(&query).await.map_err(|e| at(e, piece))?;
-        plan_query(&state, query, piece).await
+        let (session, piece) = (Self::of(&self.context.copied_config())?, piece.clone());
+        let planning = async move {
+            let state = session.with_state_tables(&query).await.map_err(|e| at(e, &piece))?;
+            plan_query(&state, query, &piece).await
+        };
+        deep_async(planning).await
     }
 
     async fn datafusion(&self, sql: &str) -> Result<Done> {
@@ -268,12 +275,12 @@ impl Inner {
             }
             other => other.map_err(|e| at(e, piece))?,
         };
-        let physical =
-            datafusion::physical_plan::displayable(planned.physical(false).as_ref()).indent(verbose).to_string();
-        let mut facts = vec![
-            vec!["logical_plan".to_string(), planned.logical.display_indent().to_string()],
-            vec!["physical_plan".to_string(), physical],
-        ];
+        let shown = async move {
+            let physical = displayable(planned.physical(false).as_ref()).indent(verbose).to_string();
+            Ok((planned.logical.display_indent().to_string(), physical))
+        };
+        let (logical, physical) = deep_async(shown).await?;
+        let mut facts = vec![vec!["logical_plan".to_string(), logical], vec!["physical_plan".to_string(), physical]];
         facts.extend(measured.map(|batch| vec!["last_batch".to_string(), batch]));
         facts.extend(waiting.into_iter().map(|reason| vec!["waiting".to_string(), reason]));
         self.text_rows(&["plan_type", "plan"], &facts)
@@ -382,7 +389,10 @@ impl Inner {
 
     async fn print(&self, dataframe: DataFrame) -> Result<()> {
         let schema = Arc::new(dataframe.schema().as_arrow().clone());
-        let mut batches = dataframe.collect().await?;
+        let task = Arc::new(dataframe.task_ctx());
+        let (state, plan) = dataframe.into_parts();
+        let physical = deep_async(async move { Ok(state.create_physical_plan(&plan).await?) }).await?;
+        let mut batches = collect(physical, task).await?;
         if schema.fields().is_empty() {
             return Ok(());
         }

@@ -17,6 +17,7 @@ use crate::query::streaming_query::QueryStart;
 use crate::query::{StreamingQuery, Trigger};
 use crate::sink::memory::MemorySink;
 use crate::sink::{OutputMode, Sink, SinkSpec};
+use crate::sql::deep_stack::deep_async;
 use crate::storage::{DurableStore, ObjectBackedStore, open_place};
 
 /// The bytes that file systems allow for a folder's name.
@@ -44,8 +45,8 @@ pub(super) struct QueryRequest {
 impl Inner {
     /// Plans a query in `mode`, checking everything that can be checked before it starts.
     pub(super) async fn plan_stream(&self, plan: LogicalPlan, mode: OutputMode) -> Result<StreamPlan> {
-        let plan = plain_text(plan)?;
-        StreamPlan::build(&self.context.state(), plan, mode, self.settings().lanes).await
+        let (state, lanes) = (self.context.state(), self.settings().lanes);
+        deep_async(async move { StreamPlan::build(&state, plain_text(plan)?, mode, lanes).await }).await
     }
 
     /// Starts a query.

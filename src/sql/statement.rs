@@ -12,6 +12,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 pub use super::clause::{FlowClauses, TableDefinition, TableWatermark, TriggerClause};
 pub use super::create::{CreateFlow, CreateMaterializedView, CreateStreamingTable, CreateTable, CreateView, Insert};
 use super::create::{create, insert};
+use super::deep_stack::deep;
+use super::nesting;
 use super::relation_tokens::rewrite_relations;
 use super::script::{DIALECT, Parsed, Piece};
 use super::words::{ends_at, expect_end, expect_word, is_word, normal, skip, table_name, take_words, word_at};
@@ -115,7 +117,8 @@ pub enum Explained {
 /// a caret below the place.
 pub fn parse_statement(piece: &Piece) -> Result<Statement> {
     let tokens = piece.tokens()?;
-    parse_tokens(tokens.clone()).map_err(|error| piece.error(error, &tokens))
+    nesting::check(&tokens).map_err(|error| piece.error(error, &tokens))?;
+    deep(|| parse_tokens(tokens.clone()).map_err(|error| piece.error(error, &tokens)))
 }
 
 fn parse_tokens(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {

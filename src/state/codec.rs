@@ -1,22 +1,29 @@
 //! State as bytes: one Arrow IPC stream, lz4 inside, with the format's version in the schema's metadata.
 //!
-//! Any Arrow tool can read it. Length and checksum stand in the commit log, which decides what is current.
+//! Any Arrow tool can read it. Length and checksum stand in the commit log, which decides what is current. Guards that
+//! no length that a file only claims makes anybody take memory for it.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::ipc::CompressionType;
-use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::reader::StreamDecoder;
 use datafusion::arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use datafusion::arrow::ipc::{CompressionType, root_as_message};
 
 use crate::error::{Error, Result};
 
 /// The version of the layout of state files.
 const FORMAT: &str = "1";
 const FORMAT_KEY: &str = "millstream.state.format";
+
+/// What stands before the length of each message of a stream.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+/// A block of lz4 grows by no more than this factor when it is unpacked.
+const MOST_UNPACKED: usize = 256;
 
 /// Writes `batch` as a state file.
 ///
@@ -93,13 +100,22 @@ pub fn decode(bytes: Bytes, expected: &SchemaRef, named: bool, location: &str) -
 /// # Errors
 /// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version wrote it.
 pub fn read(bytes: Bytes, location: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let torn = |e: datafusion::arrow::error::ArrowError| {
+    let torn = |e: ArrowError| {
         Error::corrupt(format!(
             "{location} is not an Arrow stream: {e}; restore it from a copy or rewind the checkpoint"
         ))
     };
-    let reader = StreamReader::try_new(Cursor::new(bytes), None).map_err(torn)?;
-    let schema = reader.schema();
+    check_lengths(&bytes).map_err(|why| torn(ArrowError::IpcError(why)))?;
+    let mut decoder = StreamDecoder::new();
+    let mut rest = Buffer::from(bytes);
+    let mut batches = Vec::new();
+    while !rest.is_empty() {
+        batches.extend(decoder.decode(&mut rest).map_err(torn)?);
+    }
+    decoder.finish().map_err(torn)?;
+    let Some(schema) = decoder.schema() else {
+        return Err(torn(ArrowError::IpcError("it has no schema".to_string())));
+    };
     match schema.metadata().get(FORMAT_KEY).map(String::as_str) {
         Some(FORMAT) => {}
         other => {
@@ -110,11 +126,89 @@ pub fn read(bytes: Bytes, location: &str) -> Result<(SchemaRef, Vec<RecordBatch>
             )));
         }
     }
-    let batches = reader.map(|batch| batch.map_err(torn)).collect::<Result<_>>()?;
     Ok((schema, batches))
+}
+
+/// Walks the messages of a stream: each must be there whole, and no buffer in it may claim to unpack into more than it can.
+fn check_lengths(bytes: &[u8]) -> std::result::Result<(), String> {
+    let cut = || "it is cut short".to_string();
+    let (mut rest, mut number) = (bytes, 0);
+    while !rest.is_empty() {
+        rest = rest.strip_prefix(&CONTINUATION).unwrap_or(rest);
+        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| cut())?;
+        if length == 0 {
+            return Ok(());
+        }
+        let (head, after) = after.split_at_checked(length).ok_or_else(cut)?;
+        let message = root_as_message(head).map_err(|e| format!("message {number} is none: {e}"))?;
+        let body_length = usize::try_from(message.bodyLength()).map_err(|_| cut())?;
+        let (body, after) = after.split_at_checked(body_length).ok_or_else(cut)?;
+        let batch = message.header_as_record_batch().filter(|batch| batch.compression().is_some());
+        for buffer in batch.and_then(|batch| batch.buffers()).into_iter().flatten() {
+            let place = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
+            let packed = place.and_then(|(start, length)| body.get(start..start.checked_add(length)?));
+            let packed = packed.ok_or_else(cut)?;
+            let unpacked = packed.first_chunk::<8>().map_or(0, |claim| i64::from_le_bytes(*claim));
+            if usize::try_from(unpacked).is_ok_and(|unpacked| unpacked / MOST_UNPACKED > packed.len()) {
+                return Err(format!("{} bytes of it cannot unpack into {unpacked}", packed.len()));
+            }
+        }
+        (rest, number) = (after, number + 1);
+    }
+    Ok(())
 }
 
 fn describe(schema: &Schema) -> String {
     let columns: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
     columns.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// A file of rows that shrink when they are packed.
+    fn file() -> Bytes {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![7; 10_000]));
+        encode(&RecordBatch::try_from_iter([("n", column)]).unwrap()).unwrap()
+    }
+
+    fn refused(bytes: impl Into<Bytes>) {
+        let error = read(bytes.into(), "state/0").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CheckpointCorrupt, "{error}");
+        assert!(error.message().starts_with("state/0 is not an Arrow stream: "), "{error}");
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (schema, batches) = read(file(), "state/0").unwrap();
+        assert_eq!((schema.fields().len(), batches.len(), batches[0].num_rows()), (1, 1, 10_000));
+    }
+
+    #[test]
+    fn a_length_that_is_only_claimed_takes_no_memory() {
+        refused(b";;;;\x03\x00".to_vec());
+        refused(b"\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec());
+        refused(b"".to_vec());
+        // The length that a packed buffer unpacks into, which stands before it.
+        let mut bytes = file().to_vec();
+        let claim = 80_000_i64.to_le_bytes();
+        let at = bytes.windows(8).position(|window| window == claim).unwrap();
+        bytes[at..at + 8].copy_from_slice(&(1_i64 << 60).to_le_bytes());
+        refused(bytes);
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let whole = file();
+        // Without the mark of the end it is whole all the same.
+        for length in 0..whole.len() - 8 {
+            let cut = read(whole.slice(..length), "state/0");
+            assert!(cut.is_err() || cut.is_ok_and(|(_, batches)| batches.is_empty()), "{length}");
+        }
+    }
 }

@@ -9,9 +9,9 @@
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
 //! [`bad_checkpoint`], [`corruption`], [`changed_queries`], [`malformed_rows`], [`evil_names`]), checkpoints of earlier
 //! versions ([`compatibility`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump
-//! ([`clock_jumps`]), stores that fail ([`failing_store`]), what is told to nobody ([`secrets`]), what comes back from CSV
-//! ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers show ([`shown`]), and the direction of imports
-//! ([`direction`]).
+//! ([`clock_jumps`]), stores that fail ([`failing_store`]), what is told to nobody ([`secrets`]), what fuzzing found
+//! ([`fuzz_findings`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
+//! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -33,6 +33,7 @@ mod disk;
 mod evil_names;
 mod failing_store;
 mod faults;
+mod fuzz_findings;
 mod golden;
 mod idle_sources;
 mod kill;

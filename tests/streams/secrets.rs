@@ -112,8 +112,8 @@ fn script(place: &Path) -> String {
     let place = place.display();
     format!(
         "CREATE UNBOUNDED EXTERNAL TABLE ev STORED AS GUARDED {};\n\
-         CREATE EXTERNAL TABLE result STORED AS GUARDED LOCATION '{place}/out/' {};\n\
-         CREATE EXTERNAL TABLE failed STORED AS GUARDED LOCATION '{place}/failed/' {};\n\
+         CREATE EXTERNAL TABLE result STORED AS VAULT LOCATION '{place}/out/' {};\n\
+         CREATE EXTERNAL TABLE failed STORED AS VAULT LOCATION '{place}/failed/' {};\n\
          CREATE FLOW good TRIGGER ONCE CHECKPOINT '{place}/good' AS INSERT INTO result SELECT value FROM STREAM ev;\n\
          CREATE FLOW bad TRIGGER ONCE CHECKPOINT '{place}/bad' AS INSERT INTO failed SELECT 1 / (value - 2) AS x FROM STREAM ev;",
         options(", 'rowsPerBatch' '5'"),
@@ -142,12 +142,13 @@ async fn everything_that_may_tell() {
     let place = std::path::PathBuf::from(std::env::var(PLACE).unwrap());
     let session = Session::builder().listener(Arc::new(Telltale)).build();
     session.register_source("guarded", Arc::new(Guarded));
-    session.register_sink("guarded", Arc::new(Guarded));
+    session.register_sink("vault", Arc::new(Guarded));
     let script = script(&place);
     for piece in split_script(&script).unwrap() {
         println!("{:?}", parse_statement(&piece).unwrap());
     }
     let error = session.run_script(&script).await.unwrap_err();
+    assert!(error.to_string().contains("flow bad"), "{error}");
     tell(&error);
     for show in [
         "EXPLAIN VERBOSE SELECT * FROM STREAM ev",
