@@ -16,7 +16,7 @@ use object_store::memory::InMemory;
 use tokio::sync::{Notify, watch};
 
 use crate::collected::Collected;
-use crate::counted::{run, stream, unbroken};
+use crate::counted::{run, start, stream, unbroken};
 
 /// A store of durable files in memory.
 pub(crate) fn memory() -> Arc<dyn DurableStore> {
