@@ -57,7 +57,7 @@ impl Suite {
         let points = if self.at_points { POINTS } else { &["batch.before_plan"] };
         let wanted = |point: &&&str| options.point.as_deref().is_none_or(|name| name == **point);
         let mut jobs = Vec::new();
-        for (place_of_point, point) in points.iter().enumerate().filter(|(_, point)| wanted(&point)) {
+        for (place_of_point, point) in points.iter().enumerate().filter(|(_, point)| wanted(point)) {
             for seed in options.seeds() {
                 let passing = place.passing(point);
                 let chosen = (place_of_point + seed as usize) % passing.len().max(1);
