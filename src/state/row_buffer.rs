@@ -501,6 +501,12 @@ impl Tables for RowBuffer {
                     }
                     let ids: Vec<i64> =
                         run.column(1).as_primitive::<datafusion::arrow::datatypes::Int64Type>().values().to_vec();
+                    // The next row's id must be a number, too.
+                    if let Some(strange) = ids.iter().find(|id| !(0..i64::MAX).contains(*id)) {
+                        return Err(Error::corrupt(format!(
+                            "a state file has a row with the id {strange}, which no version wrote"
+                        )));
+                    }
                     let (expiry, matched) = (run.column(2).as_primitive(), run.column(3).as_boolean());
                     let first = self.insert(run.columns()[HEAD..].to_vec(), ids.clone(), expiry, matched)?;
                     self.next_id = ids.iter().fold(self.next_id, |next, id| next.max(id + 1));

@@ -102,3 +102,17 @@ fn rows_of_two_lanes_meet_in_one() {
     merged.loaded(true);
     assert_eq!(content(&merged), [(0, true), (1, false), (10, false), (11, true)]);
 }
+
+#[test]
+fn ids_that_no_version_wrote_are_refused() {
+    for id in [-1, i64::MIN, i64::MAX] {
+        let mut buffer = buffer();
+        append(&mut buffer, &[(Some("a"), 1, None)]);
+        let delta = buffer.take_changes().unwrap().unwrap();
+        let mut columns = delta.columns().to_vec();
+        columns[1] = Arc::new(Int64Array::from(vec![id]));
+        let forged = RecordBatch::try_new(delta.schema(), columns).unwrap();
+        let error = buffer.apply(&forged, 0, &|_, n| Ok(vec![true; n])).unwrap_err();
+        assert!(error.message().contains(&format!("the id {id}")), "{error}");
+    }
+}
