@@ -60,7 +60,7 @@ impl Run {
     /// work, and no damage.
     pub async fn judge(&self, error: Error) -> Error {
         match error.kind() {
-            ErrorKind::CheckpointCorrupt => match self.check().await {
+            ErrorKind::CheckpointCorrupt | ErrorKind::CheckpointIncompatible => match self.check().await {
                 Err(fenced) if fenced.kind() == ErrorKind::Fenced => fenced,
                 _ => error,
             },

@@ -14,9 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Creates a file that must not be there yet.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     fail::fail_point!("disk.write_fails", |_| Err(injected()));
-    let file = File::create_new(path)?;
-    power_cut::created(&file);
-    Ok(file)
+    File::create_new(path)
 }
 
 /// Makes what was written to the file durable; its name is not before its folder is.

@@ -1,31 +1,30 @@
 //! What a power cut would leave on the disk: for tests, and nothing without the feature `failpoints`.
 //!
 //! Where `MILLSTREAM_DURABLE` names a folder, each fsync copies there what it made durable: of a file its bytes
-//! (`file-<inode>`), of a folder its entries (`folder-<inode>`, a line `<inode> <name>` each). Whatever is not there is
-//! what a power cut may take away. Names are part of their folder, not of their file, as POSIX has it.
+//! (`file-<identity>`), of a folder its entries (`folder-<identity>`, a line `<identity> <name>` each). Whatever is not
+//! there is what a power cut may take away. Names are part of their folder, not of their file, as POSIX has it. The identity
+//! is the inode with the time of its birth, since the numbers of inodes are given again.
 
 #[cfg(feature = "failpoints")]
 mod recorded {
-    use std::fs::{self, File};
+    use std::fs::{self, File, Metadata};
     use std::io::{self, Write};
     use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::UNIX_EPOCH;
 
     static FOLDER: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os("MILLSTREAM_DURABLE").map(PathBuf::from));
 
-    /// Forgets the bytes of an earlier file that had the same inode.
-    pub(crate) fn created(file: &File) {
-        note(|folder| {
-            let _ = fs::remove_file(folder.join(format!("file-{}", file.metadata()?.ino())));
-            Ok(())
-        });
+    fn identity(metadata: &Metadata) -> io::Result<String> {
+        let born = metadata.created()?.duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+        Ok(format!("{}.{}", metadata.ino(), born.as_nanos()))
     }
 
     pub(crate) fn file_synced(file: &File, path: &Path) {
-        note(|folder| put(folder, &format!("file-{}", file.metadata()?.ino()), &fs::read(path)?));
+        note(|folder| put(folder, &format!("file-{}", identity(&file.metadata()?)?), &fs::read(path)?));
     }
 
     pub(crate) fn folder_synced(path: &Path) {
@@ -35,10 +34,10 @@ mod recorded {
                 let entry = entry?;
                 // Another thread may remove one meanwhile: then it is not durable.
                 if let Ok(metadata) = entry.metadata() {
-                    entries.push_str(&format!("{} {}\n", metadata.ino(), entry.file_name().to_string_lossy()));
+                    entries.push_str(&format!("{} {}\n", identity(&metadata)?, entry.file_name().to_string_lossy()));
                 }
             }
-            put(folder, &format!("folder-{}", fs::metadata(path)?.ino()), entries.as_bytes())
+            put(folder, &format!("folder-{}", identity(&fs::metadata(path)?)?), entries.as_bytes())
         });
     }
 
@@ -62,10 +61,7 @@ mod recorded {
 }
 
 #[cfg(feature = "failpoints")]
-pub(crate) use recorded::{created, file_synced, folder_synced};
-
-#[cfg(not(feature = "failpoints"))]
-pub(crate) fn created(_file: &std::fs::File) {}
+pub(crate) use recorded::{file_synced, folder_synced};
 
 #[cfg(not(feature = "failpoints"))]
 pub(crate) fn file_synced(_file: &std::fs::File, _path: &std::path::Path) {}

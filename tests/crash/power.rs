@@ -70,20 +70,24 @@ pub fn cut(trial: &Trial, mut kind: Kind) -> usize {
     changed
 }
 
-fn inode(path: &Path) -> u64 {
-    fs::symlink_metadata(path).unwrap().ino()
+/// The inode and the time of its birth, as the command notes them.
+fn identity(metadata: &fs::Metadata) -> String {
+    let born = metadata.created().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format!("{}.{}", metadata.ino(), born.as_nanos())
 }
 
-fn live(folder: &Path) -> BTreeMap<String, u64> {
+fn inode(path: &Path) -> String {
+    identity(&fs::symlink_metadata(path).unwrap())
+}
+
+fn live(folder: &Path) -> BTreeMap<String, String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
-    entries
-        .map(|entry| entry.unwrap())
-        .map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().ino()))
-        .collect()
+    let named = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), identity(&entry.metadata().unwrap()));
+    entries.map(|entry| named(entry.unwrap())).collect()
 }
 
 /// Where each inode lies now: a durable name may have been taken away or given anew since.
-fn collect_files(folder: &Path, files: &mut BTreeMap<u64, PathBuf>) {
+fn collect_files(folder: &Path, files: &mut BTreeMap<String, PathBuf>) {
     for (name, inode) in live(folder) {
         let path = folder.join(name);
         if path.is_dir() {
@@ -97,14 +101,14 @@ fn rebuild(
     folder: &Path,
     after: &Path,
     notes: &Path,
-    files: &BTreeMap<u64, PathBuf>,
+    files: &BTreeMap<String, PathBuf>,
     kind: &mut Kind,
     changed: &mut usize,
 ) {
     fs::create_dir_all(after).unwrap();
     let synced = fs::read_to_string(notes.join(format!("folder-{}", inode(folder)))).unwrap_or_default();
     let synced = synced.lines().map(|line| line.split_once(' ').unwrap());
-    let synced: BTreeMap<String, u64> = synced.map(|(i, name)| (name.to_string(), i.parse().unwrap())).collect();
+    let synced: BTreeMap<String, String> = synced.map(|(i, name)| (name.to_string(), i.to_string())).collect();
     let live = live(folder);
     let mut names: Vec<&String> = synced.keys().chain(live.keys()).collect();
     names.sort_unstable();
@@ -113,11 +117,11 @@ fn rebuild(
         let (durable, now) = (synced.get(name), live.get(name));
         // A name that is only in one of the two was given or taken away since the last sync.
         let inode = match (durable, now) {
-            (Some(durable), Some(now)) if durable == now => *durable,
+            (Some(durable), Some(now)) if durable == now => durable.clone(),
             (durable, now) => {
                 *changed += 1;
                 match if kind.survives() { now } else { durable } {
-                    Some(inode) => *inode,
+                    Some(inode) => inode.clone(),
                     None => continue,
                 }
             }

@@ -1,11 +1,11 @@
 //! One lane's half of the aggregate: what came is merged with what is remembered, what expired leaves, the change is
 //! durable before any row is handed on, and the output mode says which rows those are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
-use datafusion::common::Result as PlanResult;
+use datafusion::common::{HashMap, Result as PlanResult};
 
 use super::AggregateSpec;
 use super::partial::PartialStates;

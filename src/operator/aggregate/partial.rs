@@ -150,6 +150,21 @@ struct FreshTable {
     groups: Vec<usize>,
 }
 
+/// Where the rows of a table are, made where it is new; nowhere where they are late.
+fn place_of(
+    table: i64,
+    late: bool,
+    places: &mut BTreeMap<i64, Option<usize>>,
+    by_table: &mut Vec<(i64, Vec<u32>)>,
+) -> Option<usize> {
+    *places.entry(table).or_insert_with(|| {
+        (!late).then(|| {
+            by_table.push((table, Vec::new()));
+            by_table.len() - 1
+        })
+    })
+}
+
 /// The columns that a batch of rows brings: evaluated once, then dealt to tables.
 struct Columns {
     keys: Vec<ArrayRef>,
@@ -184,43 +199,51 @@ impl FreshTables {
     }
 
     /// Sorts row numbers by table, dropping and counting rows that are late or have no event time.
-    fn tables_of(&mut self, key: &EventKey, column: &ArrayRef) -> PlanResult<BTreeMap<i64, Vec<u32>>> {
-        let mut by_table: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+    fn tables_of(&mut self, key: &EventKey, column: &ArrayRef) -> PlanResult<Vec<(i64, Vec<u32>)>> {
         let tables = key.tables(column)?;
         let expiry = key.expiry(column)?;
-        let mut current: Option<(i64, Vec<u32>)> = None;
+        let mut by_table: Vec<(i64, Vec<u32>)> = Vec::new();
+        // table → where its rows are, or nowhere where all of them are late
+        let mut places: BTreeMap<i64, Option<usize>> = BTreeMap::new();
+        let mut current = None;
         for (row, table) in tables.into_iter().enumerate() {
             let Some(table) = table else {
                 self.timeless += 1;
                 // A window without a time is no window; a NULL time is a key like any other, but never expires.
-                if !matches!(key, EventKey::Window(..)) {
-                    by_table.entry(TIMELESS).or_default().push(row as u32);
+                if matches!(key, EventKey::Window(..)) {
+                    continue;
                 }
+                let place = place_of(TIMELESS, false, &mut places, &mut by_table);
+                by_table[place.unwrap_or_default()].1.push(row as u32);
                 continue;
             };
-            let late = self.late_us.is_some_and(|watermark| match key {
-                EventKey::Window(_, window) => {
-                    window.starts(table).next().is_some_and(|s| s + window.size_us <= watermark)
-                }
-                _ => expiry.value(row) <= watermark,
-            });
-            if late {
-                self.late.push(row as u32);
-                continue;
-            }
-            match &mut current {
-                Some((id, rows)) if *id == table => rows.push(row as u32),
-                _ => {
-                    if let Some((id, rows)) = current.replace((table, vec![row as u32])) {
-                        by_table.entry(id).or_default().extend(rows);
-                    }
-                }
+            // Neighbours mostly share a table: it is looked up where it changes.
+            let place = match current {
+                Some((id, place)) if id == table => place,
+                _ => place_of(table, self.is_late(key, table), &mut places, &mut by_table),
+            };
+            current = Some((table, place));
+            let late = match key {
+                EventKey::Window(..) => false,
+                _ => self.late_us.is_some_and(|watermark| expiry.value(row) <= watermark),
+            };
+            match place.filter(|_| !late) {
+                Some(place) => by_table[place].1.push(row as u32),
+                None => self.late.push(row as u32),
             }
         }
-        if let Some((id, rows)) = current {
-            by_table.entry(id).or_default().extend(rows);
-        }
+        by_table.retain(|(_, rows)| !rows.is_empty());
         Ok(by_table)
+    }
+
+    /// Whether no row of the pane has a window that is still open.
+    fn is_late(&self, key: &EventKey, pane: i64) -> bool {
+        match (key, self.late_us) {
+            (EventKey::Window(_, window), Some(watermark)) => {
+                window.starts(pane).next().is_some_and(|start| start + window.size_us <= watermark)
+            }
+            _ => false,
+        }
     }
 
     fn update(&mut self, table: i64, columns: &Columns, rows: Option<&UInt32Array>) -> PlanResult<()> {
