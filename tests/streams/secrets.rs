@@ -1,7 +1,8 @@
 //! The values of secret options are for the source or sink alone: they stand in no log, plan, error, report, output or
 //! checkpoint. A canary is given as each of them, and looked for in everything that a process leaves.
 
-#![allow(clippy::print_stdout)] // what is printed is what is searched
+// The child process prints whatever may tell.
+#![allow(clippy::print_stdout)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
