@@ -115,20 +115,6 @@ impl<E: LogEntry> BatchLog<E> {
         Ok(entries)
     }
 
-    /// Reads every retained entry, so that a bad one is found before anything is done, and returns the newest.
-    ///
-    /// # Errors
-    /// As [`BatchLog::entries_up_to`].
-    pub async fn verified_latest(&self) -> Result<Option<E>> {
-        let ids = self.batch_ids().await?;
-        layout::check_gaps(&self.store.location(), E::FOLDER, &ids)?;
-        let mut newest = None;
-        for id in ids {
-            newest = self.retained(id).await?.or(newest);
-        }
-        Ok(newest)
-    }
-
     /// Deletes the entries of batches before `batch_id`, oldest first.
     ///
     /// # Errors

@@ -39,22 +39,25 @@ impl Execution {
     }
 }
 
-/// State files that count for nothing: those of earlier runs that no commit lists. A run may have died after it decided
-/// a batch and before it removed what the run before had left of the same batch.
+/// State files that count for nothing: those of earlier runs that no retained commit lists. Not only the newest commit is
+/// asked: runs may have died, one after the other, between deciding a batch and removing what was left.
 pub(super) struct Leftovers {
-    /// The version of state that the run began with.
-    version: i64,
+    /// Older ones are purged.
+    oldest_version: i64,
     listed: BTreeSet<String>,
 }
 
 impl Leftovers {
-    /// Those that a run finds which begins after `commit`.
-    pub(super) fn after(commit: Option<&CommitEntry>) -> Self {
-        Self { version: commit.map_or(0, |commit| commit.batch_id + 1), listed: commit.map(listed).unwrap_or_default() }
+    /// Those that a run finds which begins after `commits`, the retained ones.
+    pub(super) fn of(commits: &[CommitEntry]) -> Self {
+        Self {
+            oldest_version: commits.first().map_or(0, |commit| commit.batch_id + 1),
+            listed: commits.iter().flat_map(listed).collect(),
+        }
     }
 
     fn contain(&self, name: &str, version: i64) -> bool {
-        version >= self.version && !self.listed.contains(name)
+        version >= self.oldest_version && !self.listed.contains(name)
     }
 }
 

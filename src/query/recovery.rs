@@ -42,7 +42,8 @@ impl Execution {
         sink: Arc<dyn Sink>,
         late_table: Option<LateTable>,
     ) -> Result<Self> {
-        let commit = checkpoint.commit_log().verified_latest().await?;
+        let commits = checkpoint.commit_log().entries_up_to(i64::MAX).await?;
+        let commit = commits.last().cloned();
         let entries = retained_offsets(&checkpoint).await?;
         let latest = entries.last().cloned();
         if let Some(commit) = &commit {
@@ -129,7 +130,7 @@ impl Execution {
             last_trigger_ms: None,
             wake_ms,
             wakes_until_ms: None,
-            leftovers: Some(Leftovers::after(commit.as_ref())),
+            leftovers: Some(Leftovers::of(&commits)),
         })
     }
 }

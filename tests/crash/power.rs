@@ -139,16 +139,15 @@ fn rebuild(
 }
 
 fn bytes(durable: Option<Vec<u8>>, written: Option<Vec<u8>>, kind: &mut Kind, changed: &mut usize) -> Vec<u8> {
-    match (durable, written) {
-        (Some(durable), Some(written)) if durable == written => durable,
-        (durable, written) => {
-            *changed += 1;
-            let written = written.unwrap_or_default();
-            match (kind.survives(), kind.survives()) {
-                (true, true) => written,
-                (true, false) => written[..written.len() / 2].to_vec(),
-                (false, _) => durable.unwrap_or_default(),
-            }
-        }
+    let durable = durable.unwrap_or_default();
+    // What was deleted and comes back is as it was synced: nobody wrote to it since.
+    let Some(written) = written.filter(|written| *written != durable) else {
+        return durable;
+    };
+    *changed += 1;
+    match (kind.survives(), kind.survives()) {
+        (true, true) => written,
+        (true, false) => written[..written.len() / 2].to_vec(),
+        (false, _) => durable,
     }
 }
