@@ -17,6 +17,12 @@ pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     File::create_new(path)
 }
 
+/// Writes some of `bytes` and returns how many.
+pub(crate) fn write(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    fail::fail_point!("disk.write_fails", |_| Err(injected()));
+    file.write(bytes)
+}
+
 /// Makes what was written to the file durable; its name is not before its folder is.
 pub(crate) fn sync_file(file: &File, path: &Path) -> io::Result<()> {
     fail::fail_point!("disk.sync_fails", |_| Err(injected()));

@@ -21,7 +21,7 @@ mod power_cut;
 
 pub use checked::{checksum, decode_checked, encode_checked, read_checked, write_checked};
 pub(crate) use checked::{decode_or_remedy, file_path};
-pub(crate) use disk::{Link, create_folder, create_new, failed, link_new, sync_dir, sync_file};
+pub(crate) use disk::{Link, create_folder, create_new, failed, link_new, sync_dir, sync_file, write};
 pub use local::LocalStore;
 pub(crate) use local::blocking;
 pub use object::ObjectBackedStore;

@@ -17,7 +17,7 @@ use parquet::file::properties::WriterProperties;
 use super::csv::CsvWriter;
 use super::format::FileFormat;
 use crate::error::{Error, Result};
-use crate::storage::{create_new, failed};
+use crate::storage::{create_new, failed, write};
 
 /// What the format's writer writes to.
 struct Output {
@@ -64,12 +64,6 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-/// Writes, unless a test makes the disk fail.
-fn write(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
-    fail::fail_point!("disk.write_fails", |_| Err(io::Error::other("a test made this fail")));
-    file.write(bytes)
 }
 
 enum Writer {
