@@ -375,7 +375,7 @@ mod tests {
     use super::super::commit_log::{StateFiles, WatermarkState};
     use super::*;
     use crate::error::ErrorKind;
-    use crate::state::{FileKind, KeyedTables, LaneStore, StateMemory};
+    use crate::state::{FileKind, KeyedTables, LaneStore, StateBudget};
     use crate::storage::LocalStore;
 
     /// The state of a query with one operator in one lane, written batch by batch as the engine writes it.
@@ -411,7 +411,7 @@ mod tests {
             let state = self.store.below(STATE);
             let files = self
                 .lane
-                .commit(state.as_ref(), self.batch_id + 1, 1, &StateMemory::unbounded())
+                .commit(&state, self.batch_id + 1, 1, &StateBudget::unbounded().lane("aggregate", 0, 0))
                 .await
                 .unwrap()
                 .to_vec();
@@ -456,8 +456,10 @@ mod tests {
                 6 => writer.batch(&[]).await,
                 turn => writer.batch(&[(keys[turn as usize % 4], batch), ("x", -batch / 2)]).await,
             }
-            let last = writer.lane.files().last().unwrap();
-            snapshots += usize::from(last.kind == FileKind::Snapshot && last.version == batch + 1);
+            // A commit lists a snapshot that was ended before it.
+            writer.lane.end_snapshot().await.unwrap();
+            let first = writer.lane.files().first().unwrap();
+            snapshots += usize::from(first.kind == FileKind::Snapshot && first.version == batch + 1);
         }
         assert!(snapshots > 1, "{snapshots}");
 

@@ -78,7 +78,7 @@ impl StatefulOperator for AsofJoin {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, inputs, context, lanes } = work;
+        let LaneWork { batch, inputs, context, lane } = work;
         let deal = |side: usize| {
             let late = late_by_column(self.late[side], batch.watermarks[self.operator].late_us);
             let (input, keys, context) = (Arc::clone(&inputs[side]), self.keys[side].clone(), Arc::clone(&context));
@@ -88,11 +88,7 @@ impl StatefulOperator for AsofJoin {
             })
         };
         let (left, right) = futures::try_join!(deal(0), deal(1))?;
-        let mut out = Vec::new();
-        for lane in lanes {
-            out.extend(self.run_lane(&batch, lane, [&left, &right]).await?);
-        }
-        Ok(out)
+        Ok(self.run_lane(&batch, lane, [&left, &right]).await?.into_iter().collect())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::sink::OutputMode;
 use crate::source::{MalformedRows, Source, Split};
-use crate::state::{LaneState, StateFile};
+use crate::state::{SharedLane, StateFile};
 use crate::storage::DurableStore;
 
 /// The two watermarks of one stateful operator in one batch, in microseconds since the epoch; `None`: none yet.
@@ -48,10 +48,24 @@ pub struct StateLanes {
     /// Where state files are durable: the checkpoint's `state` folder.
     pub store: Arc<dyn DurableStore>,
     /// operator, then lane
-    pub stores: Vec<Vec<Arc<tokio::sync::Mutex<LaneState>>>>,
+    pub stores: Vec<Vec<SharedLane>>,
+    /// operator → whether the keys of the last batch repeated; unset before the first. It may choose the way to a result, and
+    /// never the result.
+    pub keys_repeat: Vec<Mutex<Option<bool>>>,
 }
 
 impl StateLanes {
+    /// Ends what goes on beside the batches, when no other will follow.
+    ///
+    /// # Errors
+    /// `Unavailable` where a file that no commit names cannot be removed.
+    pub async fn close(&self) -> Result<()> {
+        for lane in self.stores.iter().flatten() {
+            lane.lock().await.close(self.store.as_ref()).await?;
+        }
+        Ok(())
+    }
+
     /// Returns when the first thing in state is due for which the query is to run even without data, in milliseconds of
     /// processing time.
     pub async fn wake_ms(&self) -> Option<i64> {
@@ -141,6 +155,11 @@ pub struct LateRows {
     /// The rows.
     pub rows: RecordBatch,
 }
+
+/// Keys repeat where they have so many rows each.
+const ROWS_A_KEY: usize = 5;
+/// Fewer rows show nothing.
+const ROWS_THAT_SHOW: usize = 1_000;
 
 type SharedWork = Shared<BoxFuture<'static, Result<Arc<dyn Any + Send + Sync>, Arc<DataFusionError>>>>;
 
@@ -238,6 +257,19 @@ impl BatchContext {
             )
             .into()
         })
+    }
+
+    /// Returns whether the keys of the operator's last batch repeated.
+    pub fn keys_repeated(&self, operator: usize) -> Option<bool> {
+        *self.state.keys_repeat[operator].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes, for the next batch, how many keys some rows of this one had.
+    pub fn note_repeats(&self, operator: usize, rows: usize, keys: usize) {
+        if rows >= ROWS_THAT_SHOW {
+            let mut repeat = self.state.keys_repeat[operator].lock().unwrap_or_else(PoisonError::into_inner);
+            *repeat = Some(keys < rows / ROWS_A_KEY);
+        }
     }
 
     /// Lets an operator add to the report.

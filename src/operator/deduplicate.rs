@@ -78,7 +78,7 @@ impl StatefulOperator for Deduplicate {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, mut inputs, context, lanes } = work;
+        let LaneWork { batch, mut inputs, context, lane } = work;
         let input = inputs.swap_remove(0);
         let late = late_by_column(self.late, batch.watermarks[self.operator].late_us);
         let dealt = batch
@@ -86,11 +86,8 @@ impl StatefulOperator for Deduplicate {
                 deal_rows(self.operator, input, self.keys.clone(), late, Arc::clone(&batch), context)
             })
             .await?;
-        let mut first = Vec::new();
-        for lane in lanes {
-            first.extend(self.run_lane(&batch, lane, KeyedRows::concat(dealt.take(lane))?).await?);
-        }
-        Ok(first)
+        let first = self.run_lane(&batch, lane, KeyedRows::concat(dealt.take(lane))?).await?;
+        Ok(first.into_iter().collect())
     }
 }
 

@@ -4,6 +4,7 @@
 //! it expires when its end is at or below the watermark. A bare event time expires when it is itself.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StructArray, TimestampMicrosecondArray};
@@ -169,16 +170,20 @@ impl EventKey {
         }
     }
 
-    /// Returns the table of each row (for windows: its pane), `None` where there is no event time; and, per table id,
-    /// when its rows expire is told by [`EventKey::expired`].
-    pub fn tables(&self, column: &ArrayRef) -> PlanResult<Vec<Option<i64>>> {
-        let expiry = self.expiry(column)?;
-        Ok(match self {
-            Self::Window(_, window) => expiry.iter().map(|t| t.map(|t| window.pane_of(t))).collect(),
-            Self::Time { .. } | Self::WindowColumn(_) => {
-                expiry.iter().map(|t| t.map(|t| t.div_euclid(BUCKET_US))).collect()
+    /// Returns the table of a row's time (for windows: its pane) and which times share it. When its rows expire is told by
+    /// [`EventKey::expired`].
+    pub fn table_of(&self, time_us: i64) -> (i64, Range<i64>) {
+        let (table, first, length) = match self {
+            Self::Window(_, window) => {
+                let pane = window.pane_of(time_us);
+                (pane, pane, window.pane_us())
             }
-        })
+            Self::Time { .. } | Self::WindowColumn(_) => {
+                let bucket = time_us.div_euclid(BUCKET_US);
+                (bucket, bucket.saturating_mul(BUCKET_US), BUCKET_US)
+            }
+        };
+        (table, first..first.saturating_add(length))
     }
 
     /// Returns each row's time: the event time itself for windows, else when the row expires.

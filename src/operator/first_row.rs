@@ -75,7 +75,7 @@ impl StatefulOperator for FirstRow {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, mut inputs, context, lanes } = work;
+        let LaneWork { batch, mut inputs, context, lane } = work;
         let input = inputs.swap_remove(0);
         let late = self.late(batch.watermarks[self.operator].late_us);
         let dealt = batch
@@ -83,11 +83,7 @@ impl StatefulOperator for FirstRow {
                 deal_rows(self.operator, input, self.keys.clone(), late, Arc::clone(&batch), context)
             })
             .await?;
-        let mut out = Vec::new();
-        for lane in lanes {
-            out.extend(self.run_lane(&batch, lane, KeyedRows::concat(dealt.take(lane))?).await?);
-        }
-        Ok(out)
+        self.run_lane(&batch, lane, KeyedRows::concat(dealt.take(lane))?).await
     }
 }
 

@@ -53,8 +53,10 @@ impl StatefulOperator for GlobalLimit {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, inputs, context, .. } = work;
-        let lane = keyless_lane(batch.state.lanes);
+        let LaneWork { batch, inputs, context, lane } = work;
+        if lane != keyless_lane(batch.state.lanes) {
+            return Ok(Vec::new());
+        }
         let mut state = batch.open_lane(self.operator, lane, Weight::default()).await?;
         let tables = state.keyed()?;
         let groups = tables.intern(0, &[], 1)?;

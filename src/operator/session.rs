@@ -20,7 +20,7 @@ use datafusion::arrow::datatypes::{
 use datafusion::common::Result as PlanResult;
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::aggregate::{AggregateSpec, arguments, filters};
+use super::aggregate::{AggregateSpec, Arguments};
 use super::batch_context::BatchContext;
 use super::event_time::{EventTime, window_fields};
 use super::exchange::{JudgeLate, KeyedRows, deal_rows, take_all};
@@ -142,7 +142,7 @@ impl StatefulOperator for SessionAggregate {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, mut inputs, context, lanes } = work;
+        let LaneWork { batch, mut inputs, context, lane } = work;
         let input = inputs.swap_remove(0);
         let operator = self.spec.operator;
         // Complete mode drops late rows too: they could not be told from sessions that were over.
@@ -150,11 +150,7 @@ impl StatefulOperator for SessionAggregate {
         let keys = self.key_indexes().map(|i| Arc::clone(&self.spec.groups[i])).collect();
         let dealt =
             batch.share(operator, 0, || deal_rows(operator, input, keys, late, Arc::clone(&batch), context)).await?;
-        let mut out = Vec::new();
-        for lane in lanes {
-            out.extend(self.run_lane(&batch, lane, KeyedRows::concat(dealt.take(lane))?).await?);
-        }
-        Ok(out)
+        self.run_lane(&batch, lane, KeyedRows::concat(dealt.take(lane))?).await
     }
 }
 
@@ -228,8 +224,7 @@ struct NewRows {
     keys: Vec<ArrayRef>,
     starts: Vec<i64>,
     ends: Vec<i64>,
-    arguments: Vec<Vec<ArrayRef>>,
-    filters: Vec<Option<BooleanArray>>,
+    arguments: Arguments,
 }
 
 /// Intervals of this batch and of the state, put together where they reach each other.
@@ -316,13 +311,7 @@ impl SessionAggregate {
         let in_one: BooleanArray = (0..ends.len()).map(|row| Some(ends.is_valid(row))).collect();
         let KeyedRows { rows, keys } = rows.filter(&in_one)?;
         let of = |times: &Int64Array| times.iter().zip(&ends).filter_map(|(t, end)| end.and(t)).collect();
-        Ok(NewRows {
-            arguments: arguments(&self.spec, &rows)?,
-            filters: filters(&self.spec, &rows)?,
-            keys,
-            starts: of(&starts),
-            ends: of(&ends),
-        })
+        Ok(NewRows { arguments: Arguments::of(&self.spec, &rows)?, keys, starts: of(&starts), ends: of(&ends) })
     }
 
     /// Merges new rows with the sessions of their keys; returns how many sessions that makes.
@@ -368,7 +357,7 @@ impl SessionAggregate {
         if let Some(old) = old {
             accumulators.merge(&old.states, &merged.of_old, merged.with_old, &self.spec.widths()?)?;
         }
-        accumulators.update(&new.arguments, &new.filters, &merged.of_new, merged.places.len())?;
+        accumulators.update(&new.arguments, &merged.of_new, merged.places.len())?;
         accumulators.state()
     }
 
@@ -486,7 +475,7 @@ mod tests {
     use super::*;
 
     fn new(starts: &[i64], ends: &[i64]) -> NewRows {
-        NewRows { keys: vec![], starts: starts.to_vec(), ends: ends.to_vec(), arguments: vec![], filters: vec![] }
+        NewRows { keys: vec![], starts: starts.to_vec(), ends: ends.to_vec(), arguments: Arguments::default() }
     }
 
     #[test]

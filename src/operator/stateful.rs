@@ -1,12 +1,13 @@
 //! What every stateful operator has in common: inputs read to their end, rows dealt to lanes, state made durable before
 //! any row is handed on.
 //!
-//! An operator says what it remembers ([`StatefulOperator::stores`]) and runs some lanes of one batch
+//! An operator says what it remembers ([`StatefulOperator::stores`]) and runs one lane of one batch
 //! ([`StatefulOperator::run`]); [`StatefulExec`] is the plan node around it. Output partition p serves the lanes l with
-//! l mod partitions = p.
+//! l mod partitions = p, a few at a time, and hands on their rows in order of the lanes.
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
@@ -51,14 +52,15 @@ pub trait StatefulOperator: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Runs some lanes of one batch. State is durable (not yet current) when the rows are returned.
+    /// Runs one lane of one batch. Its state is durable (not yet current) when the rows are returned.
     ///
     /// # Errors
     /// Whatever reading the inputs, computing and committing meet.
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>>;
 }
 
-/// The part of one batch that one output partition of an operator does.
+/// One lane of one batch.
+#[derive(Clone)]
 pub struct LaneWork {
     /// The batch.
     pub batch: Arc<BatchContext>,
@@ -66,8 +68,8 @@ pub struct LaneWork {
     pub inputs: Vec<Arc<dyn ExecutionPlan>>,
     /// The task.
     pub context: Arc<TaskContext>,
-    /// The lanes to run.
-    pub lanes: Vec<usize>,
+    /// The lane to run.
+    pub lane: usize,
 }
 
 /// Counts and times of one lane's work, for the report.
@@ -82,6 +84,9 @@ pub struct LaneCounts {
     /// When work began, when rows were in state, when rows had left it: milliseconds of the batch's clock.
     pub at_ms: [i64; 3],
 }
+
+/// So many lanes of a partition are on their way: while one waits for the disk, another computes.
+const LANES_AT_ONCE: usize = 2;
 
 /// How much is about to be put into state.
 #[derive(Debug, Default, Clone, Copy)]
@@ -110,18 +115,18 @@ impl std::iter::Sum for Weight {
 }
 
 impl BatchContext {
-    /// Opens a lane's state for changes, having reserved memory for what is about to be put.
+    /// Opens a lane's state for changes, having reserved memory for what is about to be put; see [`LaneState::open`].
     ///
     /// # Errors
-    /// `ResourcesExhausted` where there is no room.
+    /// As [`LaneState::open`].
     pub async fn open_lane(
         &self,
         operator: usize,
         lane: usize,
         coming: Weight,
     ) -> PlanResult<OwnedMutexGuard<LaneState>> {
-        let state = Arc::clone(&self.state.stores[operator][lane]).lock_owned().await;
-        state.make_room(coming.rows, coming.bytes)?;
+        let mut state = Arc::clone(&self.state.stores[operator][lane]).lock_owned().await;
+        state.open(self.state.store.as_ref(), coming.rows, coming.bytes).await?;
         Ok(state)
     }
 
@@ -137,7 +142,7 @@ impl BatchContext {
         counts: LaneCounts,
     ) -> PlanResult<()> {
         state
-            .commit(self.state.store.as_ref(), self.batch_id + 1, self.run)
+            .commit(&self.state.store, self.batch_id + 1, self.run)
             .await
             .map_err(|e| e.context(format!("state of operator {operator} in lane {lane}")))?;
         let wake_ms = state.wake_ms();
@@ -210,17 +215,31 @@ impl ExecutionPlan for StatefulExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let partitions = self.properties.output_partitioning().partition_count();
-        let lanes = (partition..batch.state.lanes).step_by(partitions).collect();
-        let operator = Arc::clone(&self.operator);
-        let work = LaneWork { batch: Arc::clone(&batch), inputs: self.inputs.clone(), context, lanes };
         let id = node_id(self);
-        let rows = async move {
-            let rows = operator.run(work).await?;
+        let inputs = self.inputs.clone();
+        let lanes = (partition..batch.state.lanes).step_by(partitions).map({
+            let batch = Arc::clone(&batch);
+            move |lane| LaneWork {
+                batch: Arc::clone(&batch),
+                inputs: inputs.clone(),
+                context: Arc::clone(&context),
+                lane,
+            }
+        });
+        let operator = Arc::clone(&self.operator);
+        let rows = futures::stream::iter(lanes).map(move |work| {
+            let operator = Arc::clone(&operator);
+            async move {
+                let rows = operator.run(work).await?;
+                Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().filter(|r| r.num_rows() > 0).map(Ok)))
+            }
+        });
+        let rows = rows.buffered(LANES_AT_ONCE);
+        let end = futures::stream::poll_fn(move |_| {
             batch.finished(id, partition);
-            Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().filter(|r| r.num_rows() > 0).map(Ok)))
-        };
-        let rows = futures::stream::once(rows).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.boxed())))
+            Poll::Ready(None)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.try_flatten().chain(end).boxed())))
     }
 }
 

@@ -113,7 +113,7 @@ impl StatefulOperator for StreamJoin {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, inputs, context, lanes } = work;
+        let LaneWork { batch, inputs, context, lane } = work;
         let deal = |side: usize| {
             let spec = &self.sides[side];
             let late = late_by_column(spec.late, batch.watermarks[self.operator].late_us);
@@ -125,11 +125,7 @@ impl StatefulOperator for StreamJoin {
             })
         };
         let (left, right) = futures::try_join!(deal(LEFT), deal(RIGHT))?;
-        let mut joined = Vec::new();
-        for lane in lanes {
-            joined.extend(self.run_lane(&batch, lane, [&left, &right]).await?);
-        }
-        Ok(joined)
+        self.run_lane(&batch, lane, [&left, &right]).await
     }
 }
 

@@ -75,7 +75,9 @@ impl StreamPlan {
     /// # Errors
     /// `InvalidQuery` or `Unsupported` for what cannot be planned or has no meaning over streams in this mode.
     pub async fn build(session: &SessionState, plan: LogicalPlan, mode: OutputMode, lanes: usize) -> Result<Self> {
-        let state = for_streams(session, lanes);
+        // More lanes than processors serve state that leaves memory, lane by lane; they need no partitions of their own.
+        let partitions = lanes.min(session.config().target_partitions());
+        let state = for_streams(session, partitions);
         let plan = add_table_watermarks(days_as_nanoseconds(expand_windows(plan)?)?)?;
         let mut analyzer = Analyzer::new();
         for rewrite in session.analyzer().function_rewrites() {
@@ -88,7 +90,7 @@ impl StreamPlan {
 
         let narrow = physical(&logical, &for_streams(session, 1)).await?;
         // Where the first row decides, rows must keep their order of arrival: one partition.
-        let wide = match lanes == 1 || found.order_matters {
+        let wide = match partitions == 1 || found.order_matters {
             true => Arc::clone(&narrow),
             false => physical(&logical, &state).await?,
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::{FutureExt, select_all};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::late_rows::LateOutput;
 use super::progress::Durations;
@@ -47,7 +48,7 @@ pub struct Execution {
     pub(super) plan: StreamPlan,
     pub(super) settings: QuerySettings,
     pub(super) trigger: Trigger,
-    pub(super) checkpoint: Checkpoint,
+    pub(super) checkpoint: Arc<Checkpoint>,
     pub(super) sources: Vec<Arc<dyn Source>>,
     pub(super) sink: Arc<dyn Sink>,
     /// Where late rows go, where somebody wants them.
@@ -69,6 +70,8 @@ pub struct Execution {
     pub(super) wakes_until_ms: Option<i64>,
     /// What undecided batches of earlier runs left, until it is removed.
     pub(super) leftovers: Option<Leftovers>,
+    /// A purge that goes on beside the batches.
+    pub(super) purging: Option<JoinHandle<()>>,
 }
 
 /// What a batch reads: its log entry, and by source its splits.
@@ -119,9 +122,13 @@ impl Execution {
         Ok(())
     }
 
-    /// Closes sources and sinks.
-    pub async fn close(&self) {
+    /// Closes sources and sinks, once nothing goes on beside the batches any more.
+    pub async fn close(&mut self) {
         fail::fail_point!("stop.mid_graceful");
+        self.end_purge().await;
+        if let Err(error) = self.state.close().await {
+            tracing::warn!(%error, "a state file that no commit names could not be removed");
+        }
         for source in &self.sources {
             source.stop().await;
         }

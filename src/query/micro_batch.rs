@@ -72,7 +72,7 @@ impl Execution {
         self.advance(&entry, &ran.report);
         self.tell_sources().await;
         self.sweep().await;
-        self.purge(batch_id).await;
+        self.purge(batch_id);
         self.report_batch(&entry, &context, &ran.report, &ran.prepared, durations).await;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! earlier runs left. Never below what recovery needs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::execution::Execution;
 use crate::checkpoint::{Checkpoint, CommitEntry, SOURCES_LOOK_BACK};
@@ -26,14 +27,28 @@ impl Execution {
         }
     }
 
-    /// Purges after batch `batch_id`. Best effort: what cannot be removed now is removed later.
-    pub(super) async fn purge(&self, batch_id: i64) {
+    /// Begins to purge after batch `batch_id`, beside the batches that follow. Best effort: what cannot be removed now is
+    /// removed later.
+    pub(super) fn purge(&mut self, batch_id: i64) {
         let retained = i64::try_from(self.settings.min_batches_to_retain).unwrap_or(i64::MAX);
         let oldest = batch_id + 1 - retained.max(SOURCES_LOOK_BACK);
-        if oldest <= 0 || batch_id % EVERY != 0 {
+        let busy = self.purging.as_ref().is_some_and(|purging| !purging.is_finished());
+        if oldest <= 0 || batch_id % EVERY != 0 || busy {
             return;
         }
-        if let Err(error) = purge_below(&self.checkpoint, oldest).await {
+        let checkpoint = Arc::clone(&self.checkpoint);
+        self.purging = Some(tokio::spawn(async move {
+            if let Err(error) = purge_below(&checkpoint, oldest).await {
+                tracing::warn!(%error, "old log entries could not be removed");
+            }
+        }));
+    }
+
+    /// Waits for a purge that has begun.
+    pub(super) async fn end_purge(&mut self) {
+        if let Some(purging) = self.purging.take()
+            && let Err(error) = purging.await
+        {
             tracing::warn!(%error, "old log entries could not be removed");
         }
     }

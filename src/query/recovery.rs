@@ -4,7 +4,7 @@
 //! state of the last commit; what it left behind is removed. Recovery may itself die and be done again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ use crate::plan::StreamPlan;
 use crate::plan::fingerprint::check_unchanged;
 use crate::sink::{Sink, SinkContext};
 use crate::source::{Offset, Source, SourceContext, SourceSpec};
-use crate::state::{LaneState, StateMemory};
+use crate::state::{LaneState, StateBudget};
 
 /// The pinned name of the watermark policy.
 pub(super) const POLICY: &str = "multipleWatermarkPolicy";
@@ -119,7 +119,7 @@ impl Execution {
             plan,
             settings,
             trigger,
-            checkpoint,
+            checkpoint: Arc::new(checkpoint),
             sources,
             sink,
             late,
@@ -131,6 +131,7 @@ impl Execution {
             wake_ms,
             wakes_until_ms: None,
             leftovers: Some(Leftovers::of(&commits)),
+            purging: None,
         })
     }
 }
@@ -161,22 +162,24 @@ async fn retained_offsets(checkpoint: &Checkpoint) -> Result<Vec<OffsetEntry>> {
 
 async fn load_state(plan: &StreamPlan, checkpoint: &Checkpoint, commit: Option<&CommitEntry>) -> Result<StateLanes> {
     let store = checkpoint.state();
-    let pool = &plan.state.runtime_env().memory_pool;
+    let budget = StateBudget::of(&plan.state.runtime_env().memory_pool);
     let mut stores: Vec<Vec<_>> = plan.operators.iter().map(|_| Vec::new()).collect();
     for lane in 0..plan.lanes {
         for (operator, tables) in plan.empty_state()?.into_iter().enumerate() {
             let kind = plan.operators[operator].fingerprint["operator"].as_str().unwrap_or("operator");
-            let memory = StateMemory::new(pool, kind, operator, lane);
-            let mut lane_state = LaneState::new(operator, lane, tables, memory);
+            let mut lane_state = LaneState::new(operator, lane, tables, budget.lane(kind, operator, lane));
             if let Some(commit) = commit {
                 let listed = commit.state.iter().filter(|s| s.operator == operator).flat_map(|s| s.files.clone());
                 let files: Vec<_> = listed.collect();
                 lane_state.load(store.as_ref(), &files, plan.lanes, commit.lanes).await?;
             }
-            stores[operator].push(Arc::new(tokio::sync::Mutex::new(lane_state)));
+            let lane_state = Arc::new(tokio::sync::Mutex::new(lane_state));
+            budget.admit(&lane_state);
+            stores[operator].push(lane_state);
         }
     }
-    Ok(StateLanes { lanes: plan.lanes, store, stores })
+    let keys_repeat = plan.operators.iter().map(|_| Mutex::default()).collect();
+    Ok(StateLanes { lanes: plan.lanes, store, stores, keys_repeat })
 }
 
 /// By source of the plan: its place in the log's entries.

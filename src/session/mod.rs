@@ -233,7 +233,12 @@ impl SessionBuilder {
     /// Makes the session.
     pub fn build(self) -> Session {
         let console = self.console.unwrap_or_else(|| Arc::new(Mutex::new(std::io::stdout())));
-        let lanes = self.lanes.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = match (self.lanes, self.memory_limit) {
+            (Some(lanes), _) => lanes,
+            (None, Some(_)) => processors().max(LIMITED_LANES),
+            (None, None) => processors(),
+        };
         let link = Arc::new(SessionLink::default());
         let queries = StreamingQueryManager::new();
         for listener in self.listeners {
@@ -255,6 +260,8 @@ impl SessionBuilder {
     }
 }
 
+/// State leaves memory lane by lane: where memory is limited, a lane is to be a small part of it.
+const LIMITED_LANES: usize = 32;
 /// How many of those who hold memory an error names.
 const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 

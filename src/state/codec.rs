@@ -1,4 +1,4 @@
-//! State as bytes: one Arrow IPC stream, lz4 inside, with the format's version in the schema's metadata.
+//! State as bytes: one Arrow IPC stream with the format's version in the schema's metadata; snapshots have lz4 inside.
 //!
 //! Any Arrow tool can read it. Length and checksum stand in the commit log, which decides what is current. Guards that
 //! no length that a file only claims makes anybody take memory for it.
@@ -25,17 +25,17 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 /// A block of lz4 grows by no more than this factor when it is unpacked.
 const MOST_UNPACKED: usize = 256;
 
-/// Writes `batch` as a state file.
+/// Writes `batch` as a state file, as it is: it is written in a batch's way, read once and soon replaced.
 ///
 /// # Errors
 /// `Internal` where Arrow cannot write the schema.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
-    let mut encoder = Encoder::new(&batch.schema())?;
+    let mut encoder = Encoder::with(&batch.schema(), None)?;
     encoder.add(batch.clone())?;
     encoder.finish()
 }
 
-/// Writes a state file piece by piece, so that its rows need not all stand in memory a second time.
+/// Writes a state file piece by piece, packed, so that its rows need not all stand in memory a second time.
 pub struct Encoder {
     schema: SchemaRef,
     writer: StreamWriter<Vec<u8>>,
@@ -47,10 +47,14 @@ impl Encoder {
     /// # Errors
     /// `Internal` where Arrow cannot write the schema.
     pub fn new(schema: &SchemaRef) -> Result<Self> {
+        Self::with(schema, Some(CompressionType::LZ4_FRAME))
+    }
+
+    fn with(schema: &SchemaRef, packing: Option<CompressionType>) -> Result<Self> {
         let mut metadata = schema.metadata().clone();
         metadata.insert(FORMAT_KEY.to_string(), FORMAT.to_string());
         let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+        let options = IpcWriteOptions::default().try_with_compression(packing)?;
         let writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
         Ok(Self { schema, writer })
     }
@@ -174,7 +178,10 @@ mod tests {
     /// A file of rows that shrink when they are packed.
     fn file() -> Bytes {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![7; 10_000]));
-        encode(&RecordBatch::try_from_iter([("n", column)]).unwrap()).unwrap()
+        let rows = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let mut encoder = Encoder::new(&rows.schema()).unwrap();
+        encoder.add(rows).unwrap();
+        encoder.finish().unwrap()
     }
 
     fn refused(bytes: impl Into<Bytes>) {

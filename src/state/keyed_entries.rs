@@ -12,7 +12,7 @@ use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 
 use super::keyed_tables::{KeyIndex, KeyedTables, TableId};
-use super::tables::{Tables, Wanted};
+use super::tables::{FrozenRows, Tables, Wanted};
 use crate::error::Result;
 
 /// All entries lie in one table.
@@ -226,8 +226,8 @@ impl Tables for KeyedEntries {
         self.entries.take_changes()
     }
 
-    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        self.entries.each_piece(give)
+    fn freeze(&self) -> Box<dyn FrozenRows> {
+        self.entries.freeze()
     }
 
     /// An entry belongs to the lane of its owner.
@@ -239,6 +239,16 @@ impl Tables for KeyedEntries {
 
     fn due_us(&mut self) -> Option<i64> {
         if self.wakes { self.first_expiry() } else { None }
+    }
+
+    fn emptied(&self) -> Box<dyn Tables> {
+        Box::new(Self {
+            key_schema: Arc::clone(&self.key_schema),
+            sub_keys: self.sub_keys,
+            entries: self.entries.without_rows(),
+            owners: None,
+            wakes: self.wakes,
+        })
     }
 
     fn row_count(&self) -> usize {

@@ -15,13 +15,14 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef}
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use super::tables::{PIECE_ROWS, Tables, Wanted, index_bytes};
+use super::tables::{FrozenRows, PIECE_ROWS, Tables, Wanted, index_bytes};
 use crate::error::{Error, Result};
 
 mod table;
 
+pub use table::Touched;
 pub(super) use table::copy_of;
-use table::{Chunk, NONE, SECOND_US, Table, gather};
+use table::{Chunk, NONE, SECOND_US, Table, gather, gathered};
 
 const PUT: u8 = 0;
 const DROP_TABLE: u8 = 1;
@@ -111,10 +112,15 @@ impl KeyedTables {
             vec![Field::new("change", DataType::UInt8, false), Field::new("table", DataType::Int64, false)];
         change_fields.extend(key_fields.iter().cloned());
         change_fields.extend(nullable("value", values));
+        let (key_schema, change_schema) = (Arc::new(Schema::new(key_fields)), Arc::new(Schema::new(change_fields)));
+        Self::empty(key_schema, values.len(), change_schema)
+    }
+
+    fn empty(key_schema: SchemaRef, value_count: usize, change_schema: SchemaRef) -> Self {
         Self {
-            key_schema: Arc::new(Schema::new(key_fields)),
-            value_count: values.len(),
-            change_schema: Arc::new(Schema::new(change_fields)),
+            key_schema,
+            value_count,
+            change_schema,
             expiry: None,
             names_matter: false,
             tables: BTreeMap::new(),
@@ -124,6 +130,14 @@ impl KeyedTables {
             row_sum: 0,
             byte_sum: 0,
         }
+    }
+
+    /// Makes tables of the same kind without rows.
+    pub(super) fn without_rows(&self) -> Self {
+        let empty = Self::empty(Arc::clone(&self.key_schema), self.value_count, Arc::clone(&self.change_schema));
+        // Numbers from before must not be taken for numbers of what is read back.
+        let renumbered = self.renumbered + 1;
+        Self { expiry: self.expiry, names_matter: self.names_matter, renumbered, ..empty }
     }
 
     /// Says that value column `column` (Int64, microseconds) tells when a row expires; see [`KeyedTables::expired`].
@@ -195,6 +209,31 @@ impl KeyedTables {
         Ok((present, values.collect::<Result<_>>()?))
     }
 
+    /// Finds the groups of keys that a batch brings, numbers those that it touches for the first time, and gives the values
+    /// of those that have a row. When the batch's rows are through, [`KeyedTables::put_touched`] ends it; until then the
+    /// table's rows may not be asked for otherwise.
+    ///
+    /// # Errors
+    /// `Internal` where DataFusion cannot hash the key.
+    pub fn touch(&mut self, table: TableId, keys: &[ArrayRef], rows: usize) -> Result<Touched> {
+        let groups = self.intern(table, keys, rows)?;
+        self.table(table)?.touch(keys, &groups)
+    }
+
+    /// Makes `values`, by the numbers of [`KeyedTables::touch`], the newest of the groups that were touched; returns their keys.
+    /// The chunk is the delta.
+    ///
+    /// # Errors
+    /// `Internal` where nothing was touched.
+    pub fn put_touched(&mut self, table: TableId, values: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        let expiry = self.expiry;
+        let (chunk, rows) = self.table(table)?.put_touched(values, expiry)?;
+        self.count(table);
+        let keys = chunk.keys.clone();
+        self.changes.push(Change { what: PUT, table, rows, chunk: Some(chunk) });
+        Ok(keys)
+    }
+
     /// Makes the given rows the newest of their groups. One call a table and batch: the chunk is the delta.
     ///
     /// # Errors
@@ -236,7 +275,7 @@ impl KeyedTables {
     pub fn rows_of(&self, table: TableId, groups: &[usize]) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
         let entry = self.tables.get(&table).ok_or_else(|| Error::internal(format!("no state table {table}")))?;
         let places: Vec<(u32, u32)> = groups.iter().map(|g| entry.rows[*g]).collect();
-        let chunk = entry.gathered(&places)?;
+        let chunk = gathered(&entry.chunks, &places)?;
         Ok((chunk.keys, chunk.values))
     }
 
@@ -383,31 +422,70 @@ impl KeyedTables {
         self.count(table);
         Ok(())
     }
+}
 
-    fn batch_of(&self, changes: &[Change]) -> Result<Option<RecordBatch>> {
-        let rows: usize = changes.iter().map(|c| c.rows).sum();
-        if rows == 0 {
-            return Ok(None);
+/// The rows of all tables at one moment.
+struct Frozen {
+    key_count: usize,
+    change_schema: SchemaRef,
+    tables: Vec<FrozenTable>,
+}
+
+struct FrozenTable {
+    id: TableId,
+    chunks: Vec<Chunk>,
+    places: Vec<(u32, u32)>,
+}
+
+impl FrozenRows for Frozen {
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        let mut give = |piece: &[Change]| {
+            let rows = batch_of(&self.change_schema, self.key_count, piece)?;
+            rows.map_or(Ok(()), &mut *give)
+        };
+        let (mut piece, mut rows) = (Vec::new(), 0);
+        for FrozenTable { id, chunks, places } in &self.tables {
+            for places in places.chunks(PIECE_ROWS) {
+                let chunk = Some(gathered(chunks, places)?);
+                piece.push(Change { what: PUT, table: *id, rows: places.len(), chunk });
+                rows += places.len();
+                if rows >= PIECE_ROWS {
+                    give(&std::mem::take(&mut piece))?;
+                    rows = 0;
+                }
+            }
         }
-        let repeat = |n: fn(&Change) -> i64| changes.iter().flat_map(move |c| std::iter::repeat_n(n(c), c.rows));
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt8Array::from_iter_values(repeat(|c| i64::from(c.what)).map(|w| w as u8))),
-            Arc::new(Int64Array::from_iter_values(repeat(|c| c.table))),
-        ];
-        let key_count = self.key_schema.fields().len();
-        for (column, field) in self.change_schema.fields().iter().enumerate().skip(HEAD) {
-            let index = column - HEAD;
-            let piece = |c: &Change| match &c.chunk {
-                Some(chunk) if index < key_count => Arc::clone(&chunk.keys[index]),
-                Some(chunk) if !chunk.values.is_empty() => Arc::clone(&chunk.values[index - key_count]),
-                _ => new_null_array(field.data_type(), c.rows),
-            };
-            let pieces: Vec<ArrayRef> = changes.iter().map(piece).collect();
-            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
-            columns.push(concat(&pieces)?);
-        }
-        Ok(Some(RecordBatch::try_new(Arc::clone(&self.change_schema), columns)?))
+        give(&piece)
     }
+}
+
+/// Puts changes into a batch; columns that a change does not have are NULL.
+fn batch_of(schema: &SchemaRef, key_count: usize, changes: &[Change]) -> Result<Option<RecordBatch>> {
+    let rows: usize = changes.iter().map(|c| c.rows).sum();
+    if rows == 0 {
+        return Ok(None);
+    }
+    let mut whats: Vec<u8> = Vec::with_capacity(rows);
+    let mut tables: Vec<i64> = Vec::with_capacity(rows);
+    for change in changes {
+        whats.resize(whats.len() + change.rows, change.what);
+        tables.resize(tables.len() + change.rows, change.table);
+    }
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt8Array::from(whats)), Arc::new(Int64Array::from(tables))];
+    for (column, field) in schema.fields().iter().enumerate().skip(HEAD) {
+        let index = column - HEAD;
+        let piece = |c: &Change| match &c.chunk {
+            Some(chunk) if index < key_count => Arc::clone(&chunk.keys[index]),
+            Some(chunk) if !chunk.values.is_empty() => Arc::clone(&chunk.values[index - key_count]),
+            _ => new_null_array(field.data_type(), c.rows),
+        };
+        let pieces: Vec<ArrayRef> = changes.iter().map(piece).collect();
+        columns.push(match pieces.as_slice() {
+            [only] => Arc::clone(only),
+            pieces => concat(&pieces.iter().map(AsRef::as_ref).collect::<Vec<&dyn Array>>())?,
+        });
+    }
+    Ok(Some(RecordBatch::try_new(Arc::clone(schema), columns)?))
 }
 
 impl Tables for KeyedTables {
@@ -422,23 +500,19 @@ impl Tables for KeyedTables {
     fn take_changes(&mut self) -> Result<Option<RecordBatch>> {
         let changes = std::mem::take(&mut self.changes);
         self.sweep()?;
-        self.batch_of(&changes)
+        batch_of(&self.change_schema, self.key_schema.fields().len(), &changes)
     }
 
-    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        let (mut piece, mut rows) = (Vec::new(), 0);
-        for (id, table) in &self.tables {
-            let places: Vec<(u32, u32)> = table.rows.iter().copied().filter(|place| *place != NONE).collect();
-            for places in places.chunks(PIECE_ROWS) {
-                piece.push(Change { what: PUT, table: *id, rows: places.len(), chunk: Some(table.gathered(places)?) });
-                rows += places.len();
-                if rows >= PIECE_ROWS {
-                    self.batch_of(&std::mem::take(&mut piece))?.map_or(Ok(()), &mut *give)?;
-                    rows = 0;
-                }
-            }
-        }
-        self.batch_of(&piece)?.map_or(Ok(()), give)
+    fn freeze(&self) -> Box<dyn FrozenRows> {
+        let frozen = |(id, table): (&TableId, &Table)| {
+            let places = table.rows.iter().copied().filter(|place| *place != NONE).collect();
+            FrozenTable { id: *id, chunks: table.chunks.clone(), places }
+        };
+        Box::new(Frozen {
+            key_count: self.key_schema.fields().len(),
+            change_schema: Arc::clone(&self.change_schema),
+            tables: self.tables.iter().map(frozen).collect(),
+        })
     }
 
     fn apply(&mut self, batch: &RecordBatch, _lane: usize, wanted: &Wanted<'_>) -> Result<()> {
@@ -485,6 +559,10 @@ impl Tables for KeyedTables {
         }
         self.changes.clear();
         Ok(())
+    }
+
+    fn emptied(&self) -> Box<dyn Tables> {
+        Box::new(self.without_rows())
     }
 
     fn row_count(&self) -> usize {

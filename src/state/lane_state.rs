@@ -3,6 +3,7 @@
 //! Most operators have one store; a join has one a side, user state one a variable.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use futures::future::try_join_all;
 
@@ -33,23 +34,73 @@ impl NamedTables {
 pub struct LaneState {
     stores: Vec<LaneStore>,
     memory: StateMemory,
+    /// Whether what it remembers is in files, all of it: not between opening and commit.
+    settled: bool,
+    /// What is known of it while it is out of memory.
+    out: Option<Out>,
+    /// Where its files came from, while it has written none of its own.
+    origin: Option<Origin>,
+    last_use: u64,
+}
+
+/// What is known of a lane that is out of memory.
+struct Out {
+    rows: usize,
+    due_us: Option<i64>,
+}
+
+/// The files of a version that another number of lanes wrote.
+struct Origin {
+    files: Vec<StateFile>,
+    lanes: usize,
+    old_lanes: usize,
 }
 
 impl LaneState {
     /// Makes empty stores that live in `memory`.
     pub fn new(operator: usize, lane: usize, tables: Vec<NamedTables>, memory: StateMemory) -> Self {
         let store = |t: NamedTables| LaneStore::new(operator, lane, t.name, t.tables);
-        Self { stores: tables.into_iter().map(store).collect(), memory }
+        let stores = tables.into_iter().map(store).collect();
+        Self { stores, memory, settled: true, out: None, origin: None, last_use: 0 }
     }
 
-    /// Reserves memory for `rows` rows of `bytes` bytes that are about to be put: for themselves, for what is made of them
-    /// on the way (a copy, their delta), and for indexes that double. What is not needed is given back with the commit.
+    /// Opens the state for changes, reading it back where it is out of memory, and reserves memory for `rows` rows of
+    /// `bytes` bytes that are about to be put: for themselves, for what is made of them on the way (a copy, their delta),
+    /// and for indexes that double. What is not needed is given back with the commit.
     ///
     /// # Errors
-    /// `ResourcesExhausted` where there is no room, naming who holds how much.
-    pub fn make_room(&self, rows: usize, bytes: usize) -> Result<()> {
+    /// `ResourcesExhausted` where there is no room, naming who holds how much; as [`LaneStore::load`].
+    pub async fn open(&mut self, store: &dyn DurableStore, rows: usize, bytes: usize) -> Result<()> {
+        self.last_use = self.memory.budget().next_use();
+        if self.out.take().is_some() {
+            match self.origin.take() {
+                Some(Origin { files, lanes, old_lanes }) => self.load(store, &files, lanes, old_lanes).await?,
+                None => self.load(store, &self.files(), 1, 1).await?,
+            }
+        }
+        self.settled = false;
         let doubling: usize = self.stores.iter().map(|s| s.tables.doubling_bytes(rows)).sum();
         self.memory.hold(self.memory_bytes() + 3 * bytes + doubling)
+    }
+
+    /// Returns whether it is in memory and could be read back.
+    pub(super) fn can_leave(&self) -> bool {
+        self.settled && self.out.is_none() && self.memory_bytes() > 0
+    }
+
+    /// Returns when it was opened last, among the lanes of the query.
+    pub(super) fn last_use(&self) -> u64 {
+        self.last_use
+    }
+
+    /// Leaves memory, until it is opened.
+    pub(super) fn leave(&mut self) {
+        let due_us = self.stores.iter_mut().filter_map(|s| s.tables.due_us()).min();
+        self.out = Some(Out { rows: self.row_count(), due_us });
+        for own in &mut self.stores {
+            own.tables = own.tables.emptied();
+        }
+        self.memory.release();
     }
 
     /// Loads the part of `files` that belongs to this lane; see [`LaneStore::load`].
@@ -76,6 +127,7 @@ impl LaneState {
             own.load(store, files, lanes, old_lanes, &mut |bytes| memory.hold(before + bytes)).await?;
             before += own.tables.memory_bytes();
         }
+        self.origin = (lanes != old_lanes).then(|| Origin { files: files.to_vec(), lanes, old_lanes });
         Ok(())
     }
 
@@ -83,10 +135,22 @@ impl LaneState {
     ///
     /// # Errors
     /// As [`LaneStore::commit`].
-    pub async fn commit(&mut self, store: &dyn DurableStore, version: i64, run: u64) -> Result<()> {
+    pub async fn commit(&mut self, store: &Arc<dyn DurableStore>, version: i64, run: u64) -> Result<()> {
         let memory = &self.memory;
         try_join_all(self.stores.iter_mut().map(|own| own.commit(store, version, run, memory))).await?;
+        (self.settled, self.origin) = (true, None);
         self.memory.hold(self.memory_bytes())
+    }
+
+    /// Ends what goes on beside the batches, when no other will follow.
+    ///
+    /// # Errors
+    /// `Unavailable` where a file that no commit names cannot be removed.
+    pub async fn close(&mut self, store: &dyn DurableStore) -> Result<()> {
+        for own in &mut self.stores {
+            own.drop_snapshot(store).await?;
+        }
+        Ok(())
     }
 
     /// Returns the files that make the current version of all stores.
@@ -97,12 +161,16 @@ impl LaneState {
     /// Returns when the first row is due for which the query is to run even without data, in milliseconds of processing
     /// time.
     pub fn wake_ms(&mut self) -> Option<i64> {
-        self.stores.iter_mut().filter_map(|s| s.tables.due_us()).min().map(|us| us.div_euclid(1000))
+        let due_us = match &self.out {
+            Some(out) => out.due_us,
+            None => self.stores.iter_mut().filter_map(|s| s.tables.due_us()).min(),
+        };
+        due_us.map(|us| us.div_euclid(1000))
     }
 
     /// Returns the number of rows in all stores.
     pub fn row_count(&self) -> usize {
-        self.stores.iter().map(|s| s.tables.row_count()).sum()
+        self.out.as_ref().map_or_else(|| self.stores.iter().map(|s| s.tables.row_count()).sum(), |out| out.rows)
     }
 
     /// Returns about how many bytes the rows take.

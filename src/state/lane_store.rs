@@ -1,18 +1,21 @@
 //! A versioned store of one operator in one lane: tables in memory, deltas and snapshots on disk.
 //!
 //! A batch's changes become a delta, durable before the commit log names it. When the deltas since the last snapshot
-//! outweigh it, the next version is written as a snapshot instead, so that a restart reads at most about twice the
-//! state and a batch pays a constant share.
+//! outweigh it, all rows as they are then are written as a snapshot, beside the batches that follow. So a restart reads
+//! about twice the state at most, and no batch waits for the whole.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::codec;
 use super::key_group::{key_groups, lane_of};
 use super::memory::StateMemory;
 use super::tables::Tables;
 use crate::error::{Error, Result};
-use crate::storage::{DurableStore, checksum};
+use crate::storage::{DurableStore, blocking, checksum};
 
 /// Fewer deltas than this never make a snapshot.
 const MIN_DELTAS: usize = 10;
@@ -66,12 +69,19 @@ pub struct LaneStore {
     files: Vec<StateFile>,
     /// The rows came from another number of lanes: they need a snapshot of their own before anything else.
     regrouped: bool,
+    snapshot: Option<Writing>,
+}
+
+/// A snapshot that is being written.
+struct Writing {
+    version: i64,
+    task: JoinHandle<Result<Option<StateFile>>>,
 }
 
 impl LaneStore {
     /// Makes an empty store.
     pub fn new(operator: usize, lane: usize, name: String, tables: Box<dyn Tables>) -> Self {
-        Self { operator, lane, name, tables, files: Vec::new(), regrouped: false }
+        Self { operator, lane, name, tables, files: Vec::new(), regrouped: false, snapshot: None }
     }
 
     /// Returns the name by which its operator knows it.
@@ -86,61 +96,113 @@ impl LaneStore {
 
     /// Makes the changes since the last commit durable as `version`, and returns the files that now make it up.
     ///
-    /// The files are durable on return but current only once the commit log names them. A snapshot that `memory` has no
-    /// room for waits: until then there are more deltas.
+    /// The files are durable on return but current only once the commit log names them. A snapshot is written beside the
+    /// batches that follow, and takes the place of the deltas before it once it is durable; one that `memory` has no room
+    /// for waits: until then there are more deltas.
     ///
     /// # Errors
-    /// `Unavailable` or `ResourcesExhausted` where the store cannot be written.
+    /// `Unavailable` or `ResourcesExhausted` where the store cannot be written, for a snapshot that was begun before too.
     pub async fn commit(
         &mut self,
-        store: &dyn DurableStore,
+        store: &Arc<dyn DurableStore>,
         version: i64,
         run: u64,
         memory: &StateMemory,
     ) -> Result<&[StateFile]> {
+        if self.snapshot.as_ref().is_some_and(|writing| writing.task.is_finished()) {
+            self.end_snapshot().await?;
+        }
         let delta = self.tables.take_changes()?;
-        if delta.is_none() && !self.regrouped {
+        let regrouped = std::mem::take(&mut self.regrouped);
+        if regrouped || (self.files.is_empty() && self.snapshot.is_none()) {
+            // Without files the changes are everything there is.
+            if delta.is_some() || regrouped {
+                self.begin_snapshot(store, version, run);
+                self.end_snapshot().await?;
+            }
             return Ok(&self.files);
         }
-        // Indexes are no part of the file, and what is is compressed.
-        let snapshot_bytes = self.tables.memory_bytes() / 2;
-        // A snapshot of no rows needs no file.
-        let (kind, bytes) = match self.regrouped || (self.wants_snapshot() && memory.holds_beside(snapshot_bytes)) {
-            true => (FileKind::Snapshot, self.snapshot()?),
-            false => (FileKind::Delta, delta.map(|delta| codec::encode(&delta)).transpose()?),
+        let Some(delta) = delta else {
+            return Ok(&self.files);
         };
-        self.regrouped = false;
-        if kind == FileKind::Snapshot {
-            self.files.clear();
-        }
-        if let Some(bytes) = bytes {
-            let suffix = if kind == FileKind::Snapshot { "snapshot" } else { "delta" };
-            let folder = format!("{}/{}", self.operator, self.lane);
-            let name = match self.name.as_str() {
-                DEFAULT_STORE => format!("{folder}/{version}-{run}.{suffix}"),
-                store => format!("{folder}/{version}-{run}.{store}.{suffix}"),
-            };
-            let (length, crc32) = (bytes.len() as u64, checksum(&bytes));
-            let file = StateFile { name, store: self.name.clone(), lane: self.lane, version, kind, length, crc32 };
-            if !store.create(&file.name, bytes).await? {
-                return Err(Error::new(
-                    crate::error::ErrorKind::Fenced,
-                    format!("{}/{} exists: another process runs on this checkpoint", store.location(), file.name),
-                ));
+        let (name, bytes) = (self.file_name(version, run, FileKind::Delta), codec::encode(&delta)?);
+        drop(delta);
+        let file = self.named(name, version, FileKind::Delta);
+        self.files.push(write(store.as_ref(), file, bytes).await?);
+        fail::fail_point!("state.some_deltas_written");
+        // Indexes are no part of the file, and what is is compressed.
+        if self.snapshot.is_none() && self.wants_snapshot() && memory.holds_beside(self.tables.memory_bytes() / 2) {
+            self.begin_snapshot(store, version, run);
+            if memory.is_limited() {
+                self.end_snapshot().await?;
             }
-            fail::fail_point!("state.some_deltas_written");
-            self.files.push(file);
         }
         Ok(&self.files)
     }
 
-    fn snapshot(&self) -> Result<Option<Bytes>> {
-        if self.tables.row_count() == 0 {
-            return Ok(None);
+    /// Begins to write all rows as they are now, which is as `version` has them.
+    fn begin_snapshot(&mut self, store: &Arc<dyn DurableStore>, version: i64, run: u64) {
+        let file = self.named(self.file_name(version, run, FileKind::Snapshot), version, FileKind::Snapshot);
+        let rows = self.tables.freeze();
+        let (schema, store) = (Arc::clone(self.tables.change_schema()), Arc::clone(store));
+        let encode = move || {
+            let mut encoder: Option<codec::Encoder> = None;
+            rows.each_piece(&mut |piece| {
+                let encoder = match &mut encoder {
+                    Some(encoder) => encoder,
+                    none => none.insert(codec::Encoder::new(&schema)?),
+                };
+                encoder.add(piece)
+            })?;
+            encoder.map(codec::Encoder::finish).transpose()
+        };
+        let task = tokio::spawn(async move {
+            // A snapshot of no rows needs no file.
+            match blocking(encode).await? {
+                Some(bytes) => write(store.as_ref(), file, bytes).await.map(Some),
+                None => Ok(None),
+            }
+        });
+        self.snapshot = Some(Writing { version, task });
+    }
+
+    /// Waits for a snapshot that was begun, and lets it take the place of the files before it.
+    ///
+    /// # Errors
+    /// `Unavailable` or `ResourcesExhausted` where it could not be written.
+    pub async fn end_snapshot(&mut self) -> Result<()> {
+        let Some(Writing { version, task }) = self.snapshot.take() else {
+            return Ok(());
+        };
+        let file = task.await.map_err(|e| Error::internal(format!("writing a snapshot did not end: {e}")))??;
+        self.files.retain(|file| file.version > version);
+        self.files.splice(0..0, file);
+        Ok(())
+    }
+
+    /// Waits for a snapshot that was begun, and removes it: no commit will name it any more.
+    pub async fn drop_snapshot(&mut self, store: &dyn DurableStore) -> Result<()> {
+        let Some(Writing { task, .. }) = self.snapshot.take() else {
+            return Ok(());
+        };
+        match task.await {
+            Ok(Ok(Some(file))) => store.delete(&file.name).await,
+            _ => Ok(()),
         }
-        let mut encoder = codec::Encoder::new(self.tables.change_schema())?;
-        self.tables.each_piece(&mut |rows| encoder.add(rows))?;
-        encoder.finish().map(Some)
+    }
+
+    fn file_name(&self, version: i64, run: u64, kind: FileKind) -> String {
+        let folder = format!("{}/{}", self.operator, self.lane);
+        let suffix = if kind == FileKind::Snapshot { "snapshot" } else { "delta" };
+        match self.name.as_str() {
+            DEFAULT_STORE => format!("{folder}/{version}-{run}.{suffix}"),
+            store => format!("{folder}/{version}-{run}.{store}.{suffix}"),
+        }
+    }
+
+    /// A file that is still to be written.
+    fn named(&self, name: String, version: i64, kind: FileKind) -> StateFile {
+        StateFile { name, store: self.name.clone(), lane: self.lane, version, kind, length: 0, crc32: 0 }
     }
 
     /// Loads the part of `files` (this store's, of all lanes of the version to restore) that belongs to this lane among
@@ -183,14 +245,26 @@ impl LaneStore {
 
     fn wants_snapshot(&self) -> bool {
         let Some(first) = self.files.first() else {
-            // Without files the changes are everything there is.
-            return true;
+            return false;
         };
         let deltas = self.files.iter().filter(|f| f.kind == FileKind::Delta);
         let (count, bytes) = deltas.fold((0, 0), |(n, b), f| (n + 1, b + f.length));
         let base = if first.kind == FileKind::Snapshot { first.length } else { 0 };
-        count >= MAX_DELTAS || (count >= MIN_DELTAS && bytes > base)
+        // Rows of a snapshot are packed, to about half.
+        count >= MAX_DELTAS || (count >= MIN_DELTAS && bytes > 2 * base)
     }
+}
+
+/// Writes a state file, and returns it with its length and checksum.
+async fn write(store: &dyn DurableStore, file: StateFile, bytes: Bytes) -> Result<StateFile> {
+    let (length, crc32) = (bytes.len() as u64, checksum(&bytes));
+    if !store.create_unlisted(&file.name, bytes).await? {
+        return Err(Error::new(
+            crate::error::ErrorKind::Fenced,
+            format!("{}/{} exists: another process runs on this checkpoint", store.location(), file.name),
+        ));
+    }
+    Ok(StateFile { length, crc32, ..file })
 }
 
 /// Reads a state file and checks that it is what was written.

@@ -22,7 +22,7 @@ pub use keyed_tables::KeyedTables;
 pub use lane_state::{LaneState, NamedTables};
 pub(crate) use lane_store::read_verified;
 pub use lane_store::{DEFAULT_STORE, FileKind, LaneStore, StateFile};
-pub use memory::StateMemory;
+pub use memory::{SharedLane, StateBudget, StateMemory};
 pub use row_buffer::RowBuffer;
 pub use shape::{StateShape, StoreKind};
 pub use stored_rows::{StateChanges, StateRows, StoredRows};

@@ -19,7 +19,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef}
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
 use super::keyed_tables::copy_of;
-use super::tables::{PIECE_ROWS, Tables, Wanted, index_bytes};
+use super::tables::{FrozenRows, PIECE_ROWS, Tables, Wanted, index_bytes};
 use crate::error::{Error, Result};
 
 const APPEND: u8 = 3;
@@ -59,8 +59,8 @@ pub struct RowBuffer {
     expiring: BTreeMap<i64, Vec<RowNumber>>,
     next_id: i64,
     changes: Vec<Change>,
-    /// While loading: (lane, id) → row.
-    loading: HashMap<(usize, i64), RowNumber>,
+    /// While loading: lane → its rows, by ascending id.
+    loading: BTreeMap<usize, Vec<RowNumber>>,
 }
 
 /// Rows that lie together: key columns, then value columns.
@@ -118,9 +118,13 @@ impl RowBuffer {
             };
             fields.extend(columns.iter().enumerate().map(named));
         }
+        Self::empty(keys.len(), Arc::new(Schema::new(fields)))
+    }
+
+    fn empty(key_count: usize, change_schema: SchemaRef) -> Self {
         Self {
-            key_count: keys.len(),
-            change_schema: Arc::new(Schema::new(fields)),
+            key_count,
+            change_schema,
             chunks: Vec::new(),
             chunk_bytes: 0,
             newest: HashMap::default(),
@@ -134,7 +138,7 @@ impl RowBuffer {
             expiring: BTreeMap::new(),
             next_id: 0,
             changes: Vec::new(),
-            loading: HashMap::new(),
+            loading: BTreeMap::new(),
         }
     }
 
@@ -373,54 +377,85 @@ impl RowBuffer {
         self.change_schema.fields().len() - HEAD
     }
 
-    /// Collects one column's rows from the chunks.
     fn gather_column(&self, column: usize, rows: &[RowNumber]) -> Result<ArrayRef> {
-        match self.chunks.as_slice() {
-            [] => Ok(new_null_array(self.change_schema.field(HEAD + column).data_type(), rows.len())),
-            [only] => Ok(take(&only.columns[column], &UInt32Array::from(rows.to_vec()), None)?),
-            chunks => {
-                let place = |row: &RowNumber| {
-                    let chunk = chunks.partition_point(|c| c.start <= *row as usize) - 1;
-                    (chunk, *row as usize - chunks[chunk].start)
-                };
-                let columns: Vec<&dyn Array> = chunks.iter().map(|c| c.columns[column].as_ref()).collect();
-                Ok(interleave(&columns, &rows.iter().map(place).collect::<Vec<_>>())?)
-            }
-        }
+        gather_column(&self.change_schema, &self.chunks, column, rows)
     }
 
-    /// Puts changes of one kind into a batch; columns that the kind does not have are NULL.
-    fn change_batch(
-        &self,
-        what: u8,
-        numbers: Vec<i64>,
-        expiry: Option<Int64Array>,
-        matched: Option<BooleanArray>,
-        columns: Option<Vec<ArrayRef>>,
-    ) -> Result<RecordBatch> {
+    /// Puts changes without rows into a batch: the other columns are NULL.
+    fn change_batch(&self, what: u8, numbers: Vec<i64>) -> Result<RecordBatch> {
         let rows = numbers.len();
-        let null = |column: usize| new_null_array(self.change_schema.field(column).data_type(), rows);
-        let mut all: Vec<ArrayRef> =
+        let fields = self.change_schema.fields().iter().skip(2);
+        let mut columns: Vec<ArrayRef> =
             vec![Arc::new(UInt8Array::from_value(what, rows)), Arc::new(Int64Array::from(numbers))];
-        all.push(expiry.map_or_else(|| null(2), |e| Arc::new(e)));
-        all.push(matched.map_or_else(|| null(3), |m| Arc::new(m)));
-        match columns {
-            Some(columns) => all.extend(columns),
-            None => all.extend((HEAD..self.change_schema.fields().len()).map(null)),
-        }
-        Ok(RecordBatch::try_new(Arc::clone(&self.change_schema), all)?)
+        columns.extend(fields.map(|field| new_null_array(field.data_type(), rows)));
+        Ok(RecordBatch::try_new(Arc::clone(&self.change_schema), columns)?)
     }
 
-    fn append_batch(&self, rows: &[RowNumber], columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    fn facts_of(&self, rows: &[RowNumber]) -> Facts {
         let at = |row: &RowNumber| *row as usize;
-        self.change_batch(
-            APPEND,
-            rows.iter().map(|row| self.ids[at(row)]).collect(),
-            Some(rows.iter().map(|row| self.expiry[at(row)]).collect()),
+        Facts {
+            ids: rows.iter().map(|row| self.ids[at(row)]).collect(),
+            expiry: rows.iter().map(|row| self.expiry[at(row)]).collect(),
             // as it is now: a partner found in the same batch needs no change of its own, but may have one
-            Some(rows.iter().map(|row| Some(self.matched[at(row)])).collect()),
-            Some(columns),
-        )
+            matched: rows.iter().map(|row| self.matched[at(row)]).collect(),
+        }
+    }
+}
+
+/// What stands beside the columns of some rows.
+struct Facts {
+    ids: Int64Array,
+    expiry: Int64Array,
+    matched: Vec<bool>,
+}
+
+/// The rows that were alive at one moment.
+struct Frozen {
+    change_schema: SchemaRef,
+    chunks: Vec<Chunk>,
+    rows: Vec<RowNumber>,
+    facts: Facts,
+}
+
+impl FrozenRows for Frozen {
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        let count = self.change_schema.fields().len() - HEAD;
+        for (piece, rows) in self.rows.chunks(PIECE_ROWS).enumerate() {
+            let (start, length) = (piece * PIECE_ROWS, rows.len());
+            let columns = (0..count).map(|c| gather_column(&self.change_schema, &self.chunks, c, rows));
+            let Facts { ids, expiry, matched } = &self.facts;
+            let facts = Facts {
+                ids: ids.slice(start, length),
+                expiry: expiry.slice(start, length),
+                matched: matched[start..start + length].to_vec(),
+            };
+            give(append_batch(&self.change_schema, facts, columns.collect::<Result<_>>()?)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn append_batch(schema: &SchemaRef, facts: Facts, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let Facts { ids, expiry, matched } = facts;
+    let what = UInt8Array::from_value(APPEND, ids.len());
+    let head: [ArrayRef; HEAD] =
+        [Arc::new(what), Arc::new(ids), Arc::new(expiry), Arc::new(BooleanArray::from(matched))];
+    Ok(RecordBatch::try_new(Arc::clone(schema), head.into_iter().chain(columns).collect())?)
+}
+
+/// Collects one column's rows from the chunks.
+fn gather_column(schema: &SchemaRef, chunks: &[Chunk], column: usize, rows: &[RowNumber]) -> Result<ArrayRef> {
+    match chunks {
+        [] => Ok(new_null_array(schema.field(HEAD + column).data_type(), rows.len())),
+        [only] => Ok(take(&only.columns[column], &UInt32Array::from(rows.to_vec()), None)?),
+        chunks => {
+            let place = |row: &RowNumber| {
+                let chunk = chunks.partition_point(|c| c.start <= *row as usize) - 1;
+                (chunk, *row as usize - chunks[chunk].start)
+            };
+            let columns: Vec<&dyn Array> = chunks.iter().map(|c| c.columns[column].as_ref()).collect();
+            Ok(interleave(&columns, &rows.iter().map(place).collect::<Vec<_>>())?)
+        }
     }
 }
 
@@ -455,10 +490,10 @@ impl Tables for RowBuffer {
             batches.push(match change {
                 Change::Append { first, rows, columns } => {
                     let numbers: Vec<RowNumber> = (first..).take(rows).collect();
-                    self.append_batch(&numbers, columns)?
+                    append_batch(&self.change_schema, self.facts_of(&numbers), columns)?
                 }
-                Change::Matched(ids) => self.change_batch(MATCHED, ids, None, None, None)?,
-                Change::Expire(until_us) => self.change_batch(EXPIRE, vec![until_us], None, None, None)?,
+                Change::Matched(ids) => self.change_batch(MATCHED, ids)?,
+                Change::Expire(until_us) => self.change_batch(EXPIRE, vec![until_us])?,
             });
         }
         self.sweep()?;
@@ -468,12 +503,14 @@ impl Tables for RowBuffer {
         Ok(Some(datafusion::arrow::compute::concat_batches(&self.change_schema, &batches)?))
     }
 
-    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        for rows in self.alive_rows().chunks(PIECE_ROWS) {
-            let columns = (0..self.column_count()).map(|c| self.gather_column(c, rows)).collect::<Result<Vec<_>>>()?;
-            give(self.append_batch(rows, columns)?)?;
-        }
-        Ok(())
+    fn freeze(&self) -> Box<dyn FrozenRows> {
+        let rows = self.alive_rows();
+        Box::new(Frozen {
+            change_schema: Arc::clone(&self.change_schema),
+            chunks: self.chunks.clone(),
+            facts: self.facts_of(&rows),
+            rows,
+        })
     }
 
     fn apply(&mut self, batch: &RecordBatch, lane: usize, wanted: &Wanted<'_>) -> Result<()> {
@@ -508,16 +545,17 @@ impl Tables for RowBuffer {
                         )));
                     }
                     let (expiry, matched) = (run.column(2).as_primitive(), run.column(3).as_boolean());
-                    let first = self.insert(run.columns()[HEAD..].to_vec(), ids.clone(), expiry, matched)?;
                     self.next_id = ids.iter().fold(self.next_id, |next, id| next.max(id + 1));
-                    self.loading.extend(ids.into_iter().map(|id| (lane, id)).zip(first..));
+                    let first = self.insert(run.columns()[HEAD..].to_vec(), ids, expiry, matched)?;
+                    self.loading.entry(lane).or_default().extend((first..).take(run.num_rows()));
                 }
                 MATCHED => {
                     let ids: &Int64Array = run.column(1).as_primitive();
+                    let rows = self.loading.get(&lane).map(Vec::as_slice).unwrap_or_default();
                     for id in ids.values() {
                         // of another lane now, or gone
-                        if let Some(row) = self.loading.get(&(lane, *id)) {
-                            self.matched[*row as usize] = true;
+                        if let Ok(place) = rows.binary_search_by_key(id, |row| self.ids[*row as usize]) {
+                            self.matched[rows[place] as usize] = true;
                         }
                     }
                 }
@@ -536,12 +574,16 @@ impl Tables for RowBuffer {
     }
 
     fn loaded(&mut self, regrouped: bool) {
-        self.loading = HashMap::new();
+        self.loading = BTreeMap::new();
         if regrouped {
             // Ids of several lanes meet here; the snapshot that follows gives new ones.
             self.ids = (0..self.ids.len() as i64).collect();
             self.next_id = self.ids.len() as i64;
         }
+    }
+
+    fn emptied(&self) -> Box<dyn Tables> {
+        Box::new(Self::empty(self.key_count, Arc::clone(&self.change_schema)))
     }
 
     fn row_count(&self) -> usize {

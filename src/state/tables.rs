@@ -24,6 +24,15 @@ pub(super) fn index_bytes(keys: usize) -> usize {
     (keys * 8 / 7).next_power_of_two() * 17
 }
 
+/// All rows of tables as they stood at one moment, whatever becomes of the tables.
+pub trait FrozenRows: Send {
+    /// Gives all rows as changes that make them, piece by piece: nothing where there are none.
+    ///
+    /// # Errors
+    /// `Internal` where columns of one kind have different types, and what `give` meets.
+    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>;
+}
+
 /// Rows that a versioned store can make durable and read back.
 pub trait Tables: Any + Send {
     /// Returns the schema of deltas and snapshots.
@@ -41,11 +50,8 @@ pub trait Tables: Any + Send {
     /// `Internal` where columns of one kind have different types.
     fn take_changes(&mut self) -> Result<Option<RecordBatch>>;
 
-    /// Gives all rows as changes that make them, piece by piece: nothing where there are none.
-    ///
-    /// # Errors
-    /// As [`Tables::take_changes`], and what `give` meets.
-    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>;
+    /// Returns all rows as they are now. Rows are shared and only where they are is copied; nobody waits for their writing.
+    fn freeze(&self) -> Box<dyn FrozenRows>;
 
     /// Returns all rows as changes that make them, or `None` where there are none.
     ///
@@ -53,7 +59,7 @@ pub trait Tables: Any + Send {
     /// As [`Tables::take_changes`].
     fn snapshot(&self) -> Result<Option<RecordBatch>> {
         let mut pieces = Vec::new();
-        self.each_piece(&mut |piece| {
+        self.freeze().each_piece(&mut |piece| {
             pieces.push(piece);
             Ok(())
         })?;
@@ -68,6 +74,9 @@ pub trait Tables: Any + Send {
     /// # Errors
     /// `CheckpointCorrupt` where it says what no delta can say.
     fn apply(&mut self, batch: &RecordBatch, lane: usize, wanted: &Wanted<'_>) -> Result<()>;
+
+    /// Makes tables of the same kind without rows.
+    fn emptied(&self) -> Box<dyn Tables>;
 
     /// Ends loading; `regrouped` says that the rows came from another number of lanes, and a snapshot follows.
     fn loaded(&mut self, _regrouped: bool) {}

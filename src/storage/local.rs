@@ -110,6 +110,22 @@ impl LocalStore {
         }
     }
 
+    fn create_unlisted_blocking(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        let target = self.path(name);
+        let folder = target.parent().unwrap_or(&self.root);
+        self.prepare_folder(folder)?;
+        match write_synced(&target, bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => {
+                let _ = fs::remove_file(&target);
+                return Err(failed("write", &target, error));
+            }
+        }
+        sync_dir(folder)?;
+        Ok(true)
+    }
+
     fn list_blocking(&self, folder: &str) -> Result<Vec<String>> {
         let path = self.path(folder);
         // A process that was killed between link and fsync left entries that a power cut could still take back.
@@ -154,6 +170,11 @@ impl DurableStore for LocalStore {
     async fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
         let (store, name) = (self.clone(), name.to_string());
         blocking(move || store.create_blocking(&name, &bytes)).await
+    }
+
+    async fn create_unlisted(&self, name: &str, bytes: Bytes) -> Result<bool> {
+        let (store, name) = (self.clone(), name.to_string());
+        blocking(move || store.create_unlisted_blocking(&name, &bytes)).await
     }
 
     async fn read(&self, name: &str) -> Result<Option<Bytes>> {

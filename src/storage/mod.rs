@@ -37,6 +37,12 @@ pub trait DurableStore: fmt::Debug + Send + Sync {
     /// Returns false, and changes nothing, where the name is taken.
     async fn create(&self, name: &str, bytes: Bytes) -> Result<bool>;
 
+    /// Like [`DurableStore::create`], for a file that nobody reads before a list names it: where the process dies on the way,
+    /// a part of it may be left under its name. Costs a step less where names are made by linking.
+    async fn create_unlisted(&self, name: &str, bytes: Bytes) -> Result<bool> {
+        self.create(name, bytes).await
+    }
+
     /// Reads a whole file, or `None` where there is none.
     async fn read(&self, name: &str) -> Result<Option<Bytes>>;
 

@@ -10,7 +10,8 @@
 //! [`bad_checkpoint`], [`corruption`], [`changed_queries`], [`malformed_rows`], [`evil_names`]), checkpoints of earlier
 //! versions ([`compatibility`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump
 //! ([`clock_jumps`]), stores that fail ([`failing_store`]), what is told to nobody ([`secrets`]), what fuzzing found
-//! ([`fuzz_findings`]), what comes back from CSV ([`csv_values`]), state read with SQL ([`state_reader`]), what the papers
+//! ([`fuzz_findings`]), what comes back from CSV ([`csv_values`]), Nexmark beside its batch
+//! ([`nexmark`]), state read with SQL ([`state_reader`]), what the papers
 //! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -46,6 +47,7 @@ mod late_table;
 mod malformed_rows;
 mod memory;
 mod model;
+mod nexmark;
 mod oracle;
 mod payments;
 mod refusals;

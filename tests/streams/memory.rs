@@ -1,5 +1,6 @@
-//! State that outgrows its memory: the query ends with an error that names who holds it, the process keeps within its
-//! bounds, and a run with more memory goes on exactly once.
+//! State that outgrows its memory. It goes on from files, lane by lane, and gives what it would have given in memory; where
+//! a lane alone is too much, the query ends with an error that names who holds it, and a run with more memory goes on
+//! exactly once. Either way the process keeps within its bounds.
 //!
 //! The command runs under a limit on its data segment (`ulimit -d`: all memory that is not shared and can be written), so
 //! that what it takes beyond its bounds it does not get, and dies of it.
@@ -7,12 +8,14 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::scalar::ScalarValue;
 use millstream::error::ErrorKind;
 use millstream::prelude::*;
 use millstream::storage::LocalStore;
 
 use crate::case::literal;
-use crate::collected::Collected;
+use crate::collected::{Batches, Collected};
 use crate::counted::{by_window, rows, schema};
 
 /// Runs an endless query over numbers that never come again, in the command, with `limit_mb` of memory. Returns what it
@@ -43,6 +46,70 @@ fn assert_told(said: &str, words: &[&str]) {
     }
     let batches = said.lines().filter(|line| line.starts_with("f  batch ")).count();
     assert!(batches >= 2, "it ended in its first batches:\n{said}");
+}
+
+/// Rows of a push: every key once in `ROUNDS` pushes, and each push a second later.
+fn spread(push: i64, rows: i64) -> RecordBatch {
+    let ids = push * rows..(push + 1) * rows;
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(push * 1_000_000, rows as usize));
+    let keys = ids.clone().map(|id| format!("key {}", id * 7919 % (KEYS_OF_ROUNDS * rows)));
+    let keys: ArrayRef = Arc::new(StringArray::from_iter_values(keys));
+    RecordBatch::try_new(schema(), vec![times, keys, Arc::new(Int64Array::from_iter_values(ids))]).unwrap()
+}
+
+/// So many pushes bring every key once.
+const KEYS_OF_ROUNDS: i64 = 10;
+
+/// Runs a query over `rows` rows a push within `bytes` of memory, or without a limit. Returns its batches, and how many
+/// bytes of state were in memory after the last of them.
+async fn larger(
+    bytes: Option<usize>,
+    pushes: i64,
+    query: impl Fn(DataFrame, DataFrame) -> Result<DataFrame, Error>,
+    mode: OutputMode,
+) -> (Batches, u64) {
+    let builder = Session::builder();
+    let session = bytes.map_or_else(|| Session::builder().lanes(2), |bytes| builder.memory_limit(bytes)).build();
+    let streams = [MemoryStream::new(schema()), MemoryStream::new(schema())];
+    for push in 0..pushes {
+        streams.iter().for_each(|stream| stream.push(spread(push, 8_000)).unwrap());
+    }
+    let read = |stream: &MemoryStream| -> Result<DataFrame, Error> {
+        let frame = session.read_stream().option("maxBatchesPerTrigger", 1).memory(stream)?;
+        Ok(frame.with_watermark("ts", "0 seconds")?)
+    };
+    let frame = query(read(&streams[0]).unwrap(), read(&streams[1]).unwrap()).unwrap();
+    let (folder, sink) = (tempfile::tempdir().unwrap(), Collected::default());
+    let writer = frame.write_stream().output_mode(mode).trigger(Trigger::AvailableNow).sink(Arc::new(sink.clone()));
+    let query = writer.checkpoint_store(Arc::new(LocalStore::new(folder.path()))).start("").await.unwrap();
+    query.await_termination().await.unwrap();
+    let progress = query.last_progress().unwrap();
+    (sink.batches(), progress.state_operators.iter().map(|operator| operator.num_rows_total).sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aggregate_larger_than_its_memory_gives_what_it_gives_in_memory() {
+    let by_key = |frame: DataFrame, _| {
+        Ok(frame.aggregate(vec![col("k")], vec![count(lit(1)).alias("n"), sum(col("v")).alias("s")])?)
+    };
+    let (in_memory, rows) = larger(None, 15, by_key, OutputMode::Update).await;
+    let (from_files, rows_from_files) = larger(Some(4 << 20), 15, by_key, OutputMode::Update).await;
+    assert!(rows == 80_000 && rows_from_files == rows, "{rows}, {rows_from_files}");
+    assert_eq!(in_memory, from_files);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_larger_than_its_memory_gives_what_it_gives_in_memory() {
+    let an_hour = lit(ScalarValue::new_interval_dt(0, 3_600_000));
+    let join = |left: DataFrame, right: DataFrame| {
+        let left = left.select(vec![col("ts").alias("lts"), col("k").alias("lk"), col("v").alias("lv")])?;
+        let on = [col("lk").eq(col("k")), col("ts").lt_eq(col("lts") + an_hour.clone())];
+        Ok(left.join_on(right, JoinType::Left, on)?.select(vec![col("lk"), col("lv"), col("v")])?)
+    };
+    let (in_memory, rows) = larger(None, 12, join, OutputMode::Append).await;
+    let (from_files, rows_from_files) = larger(Some(6 << 20), 12, join, OutputMode::Append).await;
+    assert!(rows > 80_000 && rows_from_files == rows, "{rows}, {rows_from_files}");
+    assert_eq!(in_memory, from_files);
 }
 
 #[test]

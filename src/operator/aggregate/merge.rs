@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
-use datafusion::common::{HashMap, Result as PlanResult};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use datafusion::common::Result as PlanResult;
 
 use super::AggregateSpec;
-use super::partial::PartialStates;
+use super::intake::{Piece, Values};
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::{EventKey, TIMELESS, window_array};
-use crate::operator::exchange::{concat_all, filter_all, take_all};
+use crate::operator::exchange::filter_all;
 use crate::operator::stateful::LaneCounts;
 use crate::sink::OutputMode;
 use crate::state::{KeyedTables, keyless_lane};
@@ -29,14 +29,17 @@ pub(super) async fn run_lane(
     spec: &AggregateSpec,
     batch: &BatchContext,
     lane: usize,
-    came: Vec<PartialStates>,
+    came: Vec<Piece>,
 ) -> PlanResult<Vec<RecordBatch>> {
-    let mut state = batch.open_lane(spec.operator, lane, came.iter().map(PartialStates::weight).sum()).await?;
+    let mut state = batch.open_lane(spec.operator, lane, came.iter().map(Piece::weight).sum()).await?;
     let started_ms = batch.clock.now_ms();
     let mut lane_work = Lane { spec, widths: spec.widths()?, updated: 0, removed: 0 };
 
+    let raw = |piece: &Piece| if matches!(piece.values, Values::Arguments(_)) { piece.rows } else { 0 };
+    let rows_as_they_are = came.iter().map(raw).sum();
     let tables = state.keyed()?;
     let touched = lane_work.merge_all(tables, came, lane == keyless_lane(batch.state.lanes))?;
+    batch.note_repeats(spec.operator, rows_as_they_are, lane_work.updated);
     let merged_ms = batch.clock.now_ms();
     let expired = match batch.mode {
         OutputMode::Complete => Vec::new(),
@@ -71,12 +74,12 @@ impl Lane<'_> {
     fn merge_all(
         &mut self,
         tables: &mut KeyedTables,
-        came: Vec<PartialStates>,
+        came: Vec<Piece>,
         keyless_lane: bool,
     ) -> PlanResult<Vec<Leaving>> {
-        let mut by_table: BTreeMap<i64, Vec<PartialStates>> = BTreeMap::new();
-        for states in came {
-            by_table.entry(states.table).or_default().push(states);
+        let mut by_table: BTreeMap<i64, Vec<Piece>> = BTreeMap::new();
+        for piece in came {
+            by_table.entry(piece.table).or_default().push(piece);
         }
         // Without keys there is one row always, even before any input, and every batch writes it again.
         if self.spec.is_global() && keyless_lane {
@@ -85,38 +88,29 @@ impl Lane<'_> {
         by_table.into_iter().map(|(table, came)| self.merge_table(tables, table, came)).collect()
     }
 
-    fn merge_table(
-        &mut self,
-        tables: &mut KeyedTables,
-        table: i64,
-        mut came: Vec<PartialStates>,
-    ) -> PlanResult<Leaving> {
+    fn merge_table(&mut self, tables: &mut KeyedTables, table: i64, mut came: Vec<Piece>) -> PlanResult<Leaving> {
         if came.is_empty() {
-            came.push(PartialStates { table, keys: Vec::new(), states: self.no_rows()?, rows: 1 });
+            came.push(Piece { table, keys: Vec::new(), values: Values::States(self.no_rows()?), rows: 1 });
         }
-        let came_keys = concat_all(came.iter().map(|c| c.keys.as_slice()))?;
-        let came_states = concat_all(came.iter().map(|c| c.states.as_slice()))?;
-        let rows: usize = came.iter().map(|c| c.rows).sum();
-        let groups = tables.intern(table, &came_keys, rows)?;
-
-        let touched = Touched::new(&groups, tables, table)?;
-        let states = if touched.old.is_empty() && touched.groups.len() == rows {
-            came_states
-        } else {
-            let mut accumulators = self.spec.accumulators()?;
+        let mut accumulators = self.spec.accumulators()?;
+        let mut rows = 0;
+        for piece in came {
+            let touched = tables.touch(table, &piece.keys, piece.rows)?;
             // Accumulators take it that a batch names every group it is told of, so old groups come first and alone.
-            if !touched.old.is_empty() {
-                let old: Vec<usize> = (0..touched.remembered).collect();
-                accumulators.merge(&touched.old, &old, touched.remembered, &self.widths)?;
+            if !touched.remembered.is_empty() {
+                let (old, total) = (touched.remembered.clone().collect::<Vec<_>>(), touched.remembered.end);
+                accumulators.merge(&touched.values, &old, total, &self.widths)?;
             }
-            accumulators.merge(&came_states, &touched.places, touched.groups.len(), &self.widths)?;
-            accumulators.state()?
-        };
-        let keys = take_all(&came_keys, &touched.first_rows)?;
-        let touched = touched.groups;
-        self.updated += touched.len();
-        tables.put(table, &touched, keys.clone(), states.clone())?;
-        Ok(Leaving { table, keys, states, rows: touched.len() })
+            rows = touched.total;
+            match &piece.values {
+                Values::Arguments(arguments) => accumulators.update(arguments, &touched.places, rows)?,
+                Values::States(states) => accumulators.merge(states, &touched.places, rows, &self.widths)?,
+            }
+        }
+        let states = accumulators.state()?;
+        let keys = tables.put_touched(table, states.clone())?;
+        self.updated += rows;
+        Ok(Leaving { table, keys, states, rows })
     }
 
     /// The state of the one group before any row.
@@ -211,51 +205,5 @@ impl Lane<'_> {
             columns,
             &datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(leaving.rows)),
         )?)
-    }
-}
-
-/// The groups of a table that a batch touches, as dense numbers: remembered ones first.
-struct Touched {
-    /// The table's groups.
-    groups: Vec<usize>,
-    /// How many of them have a state already.
-    remembered: usize,
-    /// The states of those.
-    old: Vec<ArrayRef>,
-    /// By row that came: the place of its group in `groups`.
-    places: Vec<usize>,
-    /// By group: the first row that came for it.
-    first_rows: UInt32Array,
-}
-
-impl Touched {
-    fn new(rows: &[usize], tables: &KeyedTables, table: i64) -> PlanResult<Self> {
-        let mut arrival: HashMap<usize, usize> = HashMap::with_capacity(rows.len());
-        let (mut unique, mut first_rows) = (Vec::new(), Vec::new());
-        let arrivals: Vec<usize> = rows
-            .iter()
-            .enumerate()
-            .map(|(row, group)| {
-                *arrival.entry(*group).or_insert_with(|| {
-                    unique.push(*group);
-                    first_rows.push(row as u32);
-                    unique.len() - 1
-                })
-            })
-            .collect();
-        let (present, old) = tables.values(table, &unique)?;
-        let mut is_old = vec![false; unique.len()];
-        present.iter().for_each(|i| is_old[*i] = true);
-        let new = (0..unique.len()).filter(|i| !is_old[*i]);
-        let order: Vec<usize> = present.iter().copied().chain(new).collect();
-        let mut place_of = vec![0; order.len()];
-        order.iter().enumerate().for_each(|(place, i)| place_of[*i] = place);
-        Ok(Self {
-            groups: order.iter().map(|i| unique[*i]).collect(),
-            remembered: present.len(),
-            old,
-            places: arrivals.iter().map(|i| place_of[*i]).collect(),
-            first_rows: order.iter().map(|i| first_rows[*i]).collect(),
-        })
     }
 }

@@ -1,18 +1,18 @@
 //! The stateful aggregate.
 //!
-//! Each input partition aggregates its rows of the batch into fresh tables, one a window ([`partial`]). Their states
-//! are dealt to lanes by key group; a lane merges them with what it remembers, makes the change durable, and emits
-//! what the output mode asks for ([`merge`]). DISTINCT is an aggregate without functions.
+//! Each input partition deals its rows of the batch to lanes by key group ([`intake`]): as states of fresh tables, one a
+//! window ([`fresh`]), where keys repeat, else as they are. A lane merges them with what it remembers, makes the change
+//! durable, and emits what the output mode asks for ([`merge`]). DISTINCT is an aggregate without functions.
 //!
 //! ```text
-//! input p0 ──► fresh tables ─┐ states, by key group  ┌─► lane 0: merge, evict, delta ──► rows
-//! input p1 ──► fresh tables ─┴───────────────────────┴─► lane 1: merge, evict, delta ──► rows
+//! input p0 ──► judge, aggregate ─┐ by key group  ┌─► lane 0: merge, evict, delta ──► rows
+//! input p1 ──► judge, aggregate ─┴───────────────┴─► lane 1: merge, evict, delta ──► rows
 //! ```
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::common::Result as PlanResult;
 use datafusion::logical_expr::GroupsAccumulator;
@@ -24,10 +24,11 @@ use super::event_time::EventKey;
 use super::stateful::{LaneWork, StatefulOperator};
 use crate::state::{DEFAULT_STORE, KeyedTables, NamedTables};
 
+mod fresh;
+mod intake;
 mod merge;
-mod partial;
 
-pub(super) use partial::{arguments, filters};
+pub(super) use intake::Arguments;
 
 /// What an aggregate computes: shared by all its tasks.
 #[derive(Debug, Clone)]
@@ -83,6 +84,15 @@ impl AggregateSpec {
         self.groups.is_empty() && self.grouping_sets.is_none()
     }
 
+    /// Whether each row belongs to one group only, so that it can travel as it is.
+    fn is_row_in_one_group(&self) -> bool {
+        let tumbles = match self.event_key {
+            Some(EventKey::Window(_, window)) => window.tumbles(),
+            _ => true,
+        };
+        tumbles && self.grouping_sets.is_none()
+    }
+
     /// How many state columns each function has.
     pub(super) fn widths(&self) -> PlanResult<Vec<usize>> {
         self.functions.iter().map(|f| Ok(f.state_fields()?.len())).collect()
@@ -106,15 +116,10 @@ pub(super) struct Accumulators(Vec<Box<dyn GroupsAccumulator>>);
 
 impl Accumulators {
     /// Adds rows of the functions' arguments; row i goes to `groups[i]` of `total`.
-    pub(super) fn update(
-        &mut self,
-        arguments: &[Vec<ArrayRef>],
-        filters: &[Option<BooleanArray>],
-        groups: &[usize],
-        total: usize,
-    ) -> PlanResult<()> {
-        for ((accumulator, arguments), filter) in self.0.iter_mut().zip(arguments).zip(filters) {
-            accumulator.update_batch(arguments, groups, filter.as_ref(), total)?;
+    pub(super) fn update(&mut self, arguments: &Arguments, groups: &[usize], total: usize) -> PlanResult<()> {
+        for (accumulator, arguments) in self.0.iter_mut().zip(arguments.each(groups.len())) {
+            let (columns, filter) = arguments?;
+            accumulator.update_batch(&columns, groups, filter, total)?;
         }
         Ok(())
     }
@@ -191,16 +196,12 @@ impl StatefulOperator for StatefulAggregate {
     }
 
     async fn run(&self, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, mut inputs, context, lanes } = work;
+        let LaneWork { batch, mut inputs, context, lane } = work;
         let (spec, input) = (Arc::clone(&self.0), inputs.swap_remove(0));
         let dealt = batch
-            .share(spec.operator, 0, || partial::aggregate_all(Arc::clone(&spec), input, Arc::clone(&batch), context))
+            .share(spec.operator, 0, || intake::take_in(Arc::clone(&spec), input, Arc::clone(&batch), context))
             .await?;
-        let mut rows: Vec<RecordBatch> = Vec::new();
-        for lane in lanes {
-            rows.extend(merge::run_lane(&spec, &batch, lane, dealt.take(lane)).await?);
-        }
-        Ok(rows)
+        merge::run_lane(&spec, &batch, lane, dealt.take(lane)).await
     }
 }
 

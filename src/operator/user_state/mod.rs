@@ -77,7 +77,7 @@ pub trait UserProcessor: fmt::Debug + Send + Sync {
     /// Where a type cannot be kept.
     fn stores(&self, keys: &[FieldRef]) -> PlanResult<Vec<NamedTables>>;
 
-    /// Runs some lanes of one batch.
+    /// Runs one lane of one batch.
     ///
     /// # Errors
     /// Whatever the function returns.

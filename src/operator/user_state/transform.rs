@@ -320,20 +320,16 @@ impl UserProcessor for Transform {
     }
 
     async fn run(&self, operator: &UserStateOperator, work: LaneWork) -> PlanResult<Vec<RecordBatch>> {
-        let LaneWork { batch, mut inputs, context, lanes } = work;
+        let LaneWork { batch, mut inputs, context, lane } = work;
         let (id, input) = (operator.operator, inputs.swap_remove(0));
         let input_schema = input.schema();
         let (keys, late) = (operator.keys.clone(), operator.judge_late(&batch));
         let dealt = batch.share(id, 0, || deal_rows(id, input, keys, late, Arc::clone(&batch), context)).await?;
-        let mut rows = Vec::new();
-        for lane in lanes {
-            let came = dealt.take(lane);
-            let mut state = batch.open_lane(id, lane, KeyedRows::weight(&came)).await?;
-            let work = LaneBatch { transform: self, operator, batch: &batch, lane, input: &input_schema };
-            let (given, counts) = work.run(&mut state, came)?;
-            batch.commit_lane(id, lane, &mut state, counts).await?;
-            rows.extend(given);
-        }
-        Ok(rows)
+        let came = dealt.take(lane);
+        let mut state = batch.open_lane(id, lane, KeyedRows::weight(&came)).await?;
+        let work = LaneBatch { transform: self, operator, batch: &batch, lane, input: &input_schema };
+        let (given, counts) = work.run(&mut state, came)?;
+        batch.commit_lane(id, lane, &mut state, counts).await?;
+        Ok(given)
     }
 }

@@ -4,6 +4,7 @@
 //! takes little memory beside the rows.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
@@ -44,6 +45,26 @@ pub(in crate::state) fn copy_of(rows: &RecordBatch) -> Result<RecordBatch> {
     Ok(take_record_batch(rows, &all)?)
 }
 
+/// What a batch's keys are in a table.
+pub struct Touched {
+    /// By row: the number of its key among those that the batch has touched in the table.
+    pub places: Vec<usize>,
+    /// The numbers of keys that were touched for the first time and have a row.
+    pub remembered: Range<usize>,
+    /// The values of those.
+    pub values: Vec<ArrayRef>,
+    /// How many keys the batch has touched by now.
+    pub total: usize,
+}
+
+/// The chunk that a batch is making: its groups point into it already.
+#[derive(Default)]
+struct OpenChunk {
+    /// row → group
+    owners: Vec<u32>,
+    keys: Vec<Vec<ArrayRef>>,
+}
+
 pub(super) struct Table {
     pub(super) index: KeyIndex,
     /// group → (chunk, row)
@@ -60,6 +81,7 @@ pub(super) struct Table {
     pub(super) expiring: BTreeMap<i64, Vec<u32>>,
     /// How many groups stand in `expiring`.
     pub(super) noted: usize,
+    open: OpenChunk,
     /// What the sums hold of this table.
     pub(super) counted: (usize, usize),
 }
@@ -76,6 +98,7 @@ impl Table {
             bytes: 0,
             expiring: BTreeMap::new(),
             noted: 0,
+            open: OpenChunk::default(),
             counted: (0, 0),
         })
     }
@@ -87,10 +110,76 @@ impl Table {
             self.live += usize::from(self.rows[*group] == NONE);
             self.rows[*group] = (number, row as u32);
         }
+        self.push(groups.iter().map(|group| *group as u32).collect(), chunk, expiry)
+    }
+
+    /// Gives groups that the batch touches for the first time a row in the chunk that it is making.
+    pub(super) fn touch(&mut self, keys: &[ArrayRef], groups: &[usize]) -> Result<Touched> {
+        let open = self.chunks.len() as u32;
+        let first = self.open.owners.len();
+        let mut before = Vec::new();
+        let mut first_rows = Vec::new();
+        for (row, group) in groups.iter().enumerate() {
+            let place = &mut self.rows[*group];
+            if place.0 != open {
+                before.push(*place);
+                first_rows.push(row as u32);
+                *place = (open, self.open.owners.len() as u32);
+                self.open.owners.push(*group as u32);
+            }
+        }
+        let remembered: Vec<(u32, u32)> = before.iter().copied().filter(|place| *place != NONE).collect();
+        self.live += before.len() - remembered.len();
+        if !remembered.is_empty() && remembered.len() < before.len() {
+            // Those that have a row go first.
+            let order = (0..before.len()).filter(|i| before[*i] != NONE);
+            let order: Vec<usize> = order.chain((0..before.len()).filter(|i| before[*i] == NONE)).collect();
+            let owners: Vec<u32> = order.iter().map(|i| self.open.owners[first + *i]).collect();
+            for (number, group) in (first as u32..).zip(&owners) {
+                self.rows[*group as usize].1 = number;
+            }
+            self.open.owners.truncate(first);
+            self.open.owners.extend(owners);
+            first_rows = order.iter().map(|i| first_rows[*i]).collect();
+        }
+        if !first_rows.is_empty() {
+            let first_rows = UInt32Array::from(first_rows);
+            self.open.keys.push(keys.iter().map(|key| Ok(take(key, &first_rows, None)?)).collect::<Result<_>>()?);
+        }
+        let values = match self.chunks.first().filter(|_| !remembered.is_empty()) {
+            Some(chunk) => {
+                let gathered = (0..chunk.values.len()).map(|v| gather(&self.chunks, &remembered, |c| &c.values[v]));
+                gathered.collect::<Result<_>>()?
+            }
+            None => Vec::new(),
+        };
+        Ok(Touched {
+            places: groups.iter().map(|group| self.rows[*group].1 as usize).collect(),
+            remembered: first..first + remembered.len(),
+            values,
+            total: self.open.owners.len(),
+        })
+    }
+
+    /// Ends the chunk that a batch was making; returns it and how many rows it has.
+    pub(super) fn put_touched(&mut self, values: Vec<ArrayRef>, expiry: Option<usize>) -> Result<(Chunk, usize)> {
+        let OpenChunk { owners, keys } = std::mem::take(&mut self.open);
+        let columns = keys.first().map_or(0, Vec::len);
+        let column = |k: usize| {
+            let pieces: Vec<&dyn Array> = keys.iter().map(|piece| piece[k].as_ref()).collect();
+            Ok(concat(&pieces)?)
+        };
+        let chunk = Chunk { keys: (0..columns).map(column).collect::<Result<_>>()?, values };
+        let rows = owners.len();
+        self.push(owners, chunk.clone(), expiry)?;
+        Ok((chunk, rows))
+    }
+
+    fn push(&mut self, owners: Vec<u32>, chunk: Chunk, expiry: Option<usize>) -> Result<()> {
         self.bytes += chunk.bytes();
         self.chunks.push(chunk);
-        self.owners.push(groups.iter().map(|group| *group as u32).collect());
-        self.chunk_rows += groups.len();
+        self.chunk_rows += owners.len();
+        self.owners.push(owners);
         if let Some(column) = expiry {
             self.note_expiry(self.chunks.len() - 1, column);
         }
@@ -113,19 +202,10 @@ impl Table {
     /// The newest row of every group, in the order of groups.
     pub(super) fn live(&self) -> Result<Chunk> {
         if self.live == self.rows.len() {
-            return self.gathered(&self.rows);
+            return gathered(&self.chunks, &self.rows);
         }
         let places: Vec<(u32, u32)> = self.rows.iter().copied().filter(|place| *place != NONE).collect();
-        self.gathered(&places)
-    }
-
-    pub(super) fn gathered(&self, places: &[(u32, u32)]) -> Result<Chunk> {
-        let Some(first) = self.chunks.first() else {
-            return Ok(Chunk { keys: Vec::new(), values: Vec::new() });
-        };
-        let keys = (0..first.keys.len()).map(|k| gather(&self.chunks, places, |c| &c.keys[k]));
-        let values = (0..first.values.len()).map(|v| gather(&self.chunks, places, |c| &c.values[v]));
-        Ok(Chunk { keys: keys.collect::<Result<_>>()?, values: values.collect::<Result<_>>()? })
+        gathered(&self.chunks, &places)
     }
 
     /// Makes each chunk anew of its rows that are alive, one after the other, so that never more than a chunk stands twice
@@ -206,6 +286,16 @@ impl Table {
         let expiry = self.chunks[chunk as usize].values[column].as_primitive::<Int64Type>();
         expiry.is_valid(row as usize).then(|| expiry.value(row as usize))
     }
+}
+
+/// Collects rows from many chunks.
+pub(super) fn gathered(chunks: &[Chunk], places: &[(u32, u32)]) -> Result<Chunk> {
+    let Some(first) = chunks.first() else {
+        return Ok(Chunk { keys: Vec::new(), values: Vec::new() });
+    };
+    let keys = (0..first.keys.len()).map(|k| gather(chunks, places, |c| &c.keys[k]));
+    let values = (0..first.values.len()).map(|v| gather(chunks, places, |c| &c.values[v]));
+    Ok(Chunk { keys: keys.collect::<Result<_>>()?, values: values.collect::<Result<_>>()? })
 }
 
 /// Collects one column's rows from many chunks.

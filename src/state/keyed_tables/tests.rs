@@ -97,7 +97,7 @@ proptest! {
                 Step::Take => drop(tables.take_changes().unwrap()),
                 Step::Reload => {
                     let mut loaded = fresh();
-                    tables.each_piece(&mut |piece| loaded.apply(&piece, 0, &|_, n| Ok(vec![true; n]))).unwrap();
+                    tables.freeze().each_piece(&mut |piece| loaded.apply(&piece, 0, &|_, n| Ok(vec![true; n]))).unwrap();
                     tables = loaded;
                 }
             }

@@ -1,0 +1,45 @@
+//! What a piece of work takes of this process: processor time, wall time, memory.
+
+use std::fs;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::work::LANES;
+
+/// Starts the threads that a side runs on.
+pub fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(LANES).enable_all().build().unwrap()
+}
+
+/// Does the work and returns what came of it, and what it took: `cpu_s`, `wall_s` and `peak_rss_mb`.
+pub fn measured<T>(runtime: &Runtime, work: impl Future<Output = T>) -> (T, Value) {
+    let (cpu_s, started) = (cpu_seconds(), Instant::now());
+    let outcome = runtime.block_on(work);
+    let (cpu_s, wall_s) = (cpu_seconds() - cpu_s, started.elapsed().as_secs_f64());
+    (outcome, json!({"cpu_s": cpu_s, "wall_s": wall_s, "peak_rss_mb": peak_rss_mb()}))
+}
+
+/// Returns the greatest memory that this process has held so far.
+pub fn peak_rss_mb() -> f64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
+
+/// Returns the time below which such a part of `times` lies, in milliseconds: 0.5 is the median.
+pub fn percentile_ms(times: &[Duration], part: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let last = sorted.len().checked_sub(1).unwrap();
+    sorted[(last as f64 * part).round() as usize].as_secs_f64() * 1_000.0
+}
+
+/// The processor time of this process in seconds, as the system counts it: in hundredths.
+fn cpu_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = text.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
