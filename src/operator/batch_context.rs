@@ -55,6 +55,19 @@ pub struct StateLanes {
 }
 
 impl StateLanes {
+    /// Returns about how many bytes of each operator's state are in memory.
+    pub async fn memory_bytes(&self) -> Vec<u64> {
+        let mut all = Vec::with_capacity(self.stores.len());
+        for lanes in &self.stores {
+            let mut bytes = 0;
+            for lane in lanes {
+                bytes += lane.lock().await.memory_bytes() as u64;
+            }
+            all.push(bytes);
+        }
+        all
+    }
+
     /// Ends what goes on beside the batches, when no other will follow.
     ///
     /// # Errors
@@ -90,8 +103,6 @@ pub struct OperatorReport {
     pub rows_dropped_late: u64,
     /// Input rows without an event time.
     pub rows_without_event_time: u64,
-    /// Bytes in memory.
-    pub memory_bytes: u64,
     /// Time for putting rows into state, in milliseconds.
     pub updates_ms: u64,
     /// Time for taking rows out of state.

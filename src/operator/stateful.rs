@@ -150,7 +150,6 @@ impl BatchContext {
         let report = &mut report.operators[operator];
         let [started_ms, updated_ms, removed_ms] = counts.at_ms;
         report.rows_total += state.row_count() as u64;
-        report.memory_bytes += state.memory_bytes() as u64;
         report.rows_updated += counts.updated as u64;
         report.rows_removed += counts.removed as u64;
         report.updates_ms += (updated_ms - started_ms).max(0) as u64;

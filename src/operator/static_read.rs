@@ -170,7 +170,8 @@ mod tests {
     /// The rows that a batch at the clock's time reads.
     async fn rows(leaf: &StaticReadExec, clock: &Arc<ManualClock>) -> usize {
         let store = ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default());
-        let state = Arc::new(StateLanes { lanes: 1, store: Arc::new(store), stores: Vec::new(), keys_repeat: Vec::new() });
+        let state =
+            Arc::new(StateLanes { lanes: 1, store: Arc::new(store), stores: Vec::new(), keys_repeat: Vec::new() });
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
         let batch = BatchContext::new(0, 0, OutputMode::Append, vec![], vec![], 0, state, clock, 0, false);
         let config = SessionConfig::new().with_extension(Arc::new(batch));

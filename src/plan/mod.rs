@@ -8,6 +8,7 @@ pub mod batch_time;
 pub mod completion;
 pub mod cumulate;
 pub mod duplicates;
+mod durations;
 pub mod event_column;
 pub mod filter_below;
 pub mod fingerprint;

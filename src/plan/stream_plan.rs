@@ -13,6 +13,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
 use super::batch_time::{BatchTime, freeze_per_batch};
+use super::durations::intervals_as_durations;
 use super::lowering::StreamLowering;
 use super::operator_plan::OperatorPlan;
 use super::stateful::{add_table_watermarks, make_stateful};
@@ -86,7 +87,7 @@ impl StreamPlan {
         let analyzed = analyzer.execute_and_check(plan, state.config_options(), |_, _| {})?;
         let (stateful, found) = make_stateful(analyzed, mode, &state)?;
         let batch_time = BatchTime::default();
-        let logical = state.optimize(&freeze_per_batch(stateful, &batch_time)?)?;
+        let logical = intervals_as_durations(state.optimize(&freeze_per_batch(stateful, &batch_time)?)?)?;
 
         let narrow = physical(&logical, &for_streams(session, 1)).await?;
         // Where the first row decides, rows must keep their order of arrival: one partition.

@@ -70,6 +70,8 @@ pub struct Execution {
     pub(super) wakes_until_ms: Option<i64>,
     /// What undecided batches of earlier runs left, until it is removed.
     pub(super) leftovers: Option<Leftovers>,
+    /// The greatest number of lanes that a retained commit knows of: in no other lane is anything to be purged.
+    pub(super) most_lanes: usize,
     /// A purge that goes on beside the batches.
     pub(super) purging: Option<JoinHandle<()>>,
 }

@@ -36,9 +36,9 @@ impl Execution {
         if oldest <= 0 || batch_id % EVERY != 0 || busy {
             return;
         }
-        let checkpoint = Arc::clone(&self.checkpoint);
+        let (checkpoint, lanes) = (Arc::clone(&self.checkpoint), self.most_lanes);
         self.purging = Some(tokio::spawn(async move {
-            if let Err(error) = purge_below(&checkpoint, oldest).await {
+            if let Err(error) = purge_below(&checkpoint, oldest, lanes).await {
                 tracing::warn!(%error, "old log entries could not be removed");
             }
         }));
@@ -76,7 +76,7 @@ impl Leftovers {
     }
 }
 
-async fn purge_below(checkpoint: &Checkpoint, oldest: i64) -> Result<()> {
+async fn purge_below(checkpoint: &Checkpoint, oldest: i64, lanes: usize) -> Result<()> {
     let Some(commit) = checkpoint.commit_log().get(oldest).await? else {
         return Ok(());
     };
@@ -85,7 +85,7 @@ async fn purge_below(checkpoint: &Checkpoint, oldest: i64) -> Result<()> {
     let listed = listed(&commit);
     // Later commits list files of later versions; of the older only these.
     let unlisted = |name: &str, version: i64, _| version <= oldest && !listed.contains(name);
-    remove_state(checkpoint, commit.state.len(), KEY_GROUPS, unlisted).await
+    remove_state(checkpoint, commit.state.len(), lanes, unlisted).await
 }
 
 fn listed(commit: &CommitEntry) -> BTreeSet<String> {
@@ -109,11 +109,15 @@ async fn remove_state(
     for operator in 0..operators {
         for lane in 0..lanes {
             let folder = format!("{operator}/{lane}");
+            let mut names = Vec::new();
             for file in store.list(&folder).await? {
                 let name = format!("{folder}/{file}");
                 if version_and_run(&file).is_some_and(|(version, run)| gone(&name, version, run)) {
-                    store.delete(&name).await?;
+                    names.push(name);
                 }
+            }
+            if !names.is_empty() {
+                store.delete_all(&names).await?;
             }
         }
     }

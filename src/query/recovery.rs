@@ -74,6 +74,7 @@ impl Execution {
         let wake_ms = state.wake_ms().await;
         fail::fail_point!("recovery.mid");
 
+        let lanes = plan.lanes;
         let next_batch_id = commit.as_ref().map_or(0, |c| c.batch_id + 1);
         let sink_context = SinkContext {
             query_id: checkpoint.query_id().to_string(),
@@ -131,6 +132,7 @@ impl Execution {
             wake_ms,
             wakes_until_ms: None,
             leftovers: Some(Leftovers::of(&commits)),
+            most_lanes: commits.iter().map(|commit| commit.lanes).max().unwrap_or_default().max(lanes),
             purging: None,
         })
     }

@@ -36,9 +36,12 @@ impl Execution {
         progress.duration_ms = durations.finish();
         progress.event_time = event_time(&report.event_times, entry.watermark_ms);
         let operators = self.plan.operators.iter().zip(&report.operators).zip(self.waiting(entry, report)).rev();
+        let memory_bytes = self.state.memory_bytes().await;
         progress.state_operators = operators
-            .map(|((plan, report), waiting)| StateOperatorProgress {
+            .zip(memory_bytes.into_iter().rev())
+            .map(|(((plan, report), waiting), memory_used_bytes)| StateOperatorProgress {
                 waiting,
+                memory_used_bytes,
                 ..operator_progress(plan.name, report, self.state.lanes)
             })
             .collect();
@@ -117,7 +120,7 @@ fn operator_progress(name: &str, report: &OperatorReport, lanes: usize) -> State
         num_rows_removed: report.rows_removed,
         all_removals_time_ms: ms(report.removals_ms),
         commit_time_ms: ms(report.commit_ms),
-        memory_used_bytes: report.memory_bytes,
+        memory_used_bytes: 0,
         num_rows_dropped_by_watermark: report.rows_dropped_late,
         num_shuffle_partitions: lanes as u64,
         num_state_store_instances: lanes as u64,

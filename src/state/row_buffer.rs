@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -55,6 +56,8 @@ pub struct RowBuffer {
     matched: Vec<bool>,
     alive: Vec<bool>,
     alive_count: usize,
+    /// No row before this one is alive.
+    first_alive: RowNumber,
     /// second → rows that expire within it
     expiring: BTreeMap<i64, Vec<RowNumber>>,
     next_id: i64,
@@ -135,6 +138,7 @@ impl RowBuffer {
             matched: Vec::new(),
             alive: Vec::new(),
             alive_count: 0,
+            first_alive: 0,
             expiring: BTreeMap::new(),
             next_id: 0,
             changes: Vec::new(),
@@ -185,14 +189,14 @@ impl RowBuffer {
                 }
                 let first = found.len();
                 let mut at = self.newest.get(&hash).copied().unwrap_or(END);
-                while at != END {
+                // The chain leads back in time.
+                while at != END && at >= self.first_alive {
                     if self.alive[at as usize] {
                         probing.push(row as u32);
                         found.push(at);
                     }
                     at = self.older[at as usize];
                 }
-                // The chain leads back in time.
                 found[first..].reverse();
             }
         }
@@ -201,8 +205,8 @@ impl RowBuffer {
             return Ok((probing, found));
         }
         let mut same: Option<BooleanArray> = None;
-        for (index, key) in keys.iter().enumerate() {
-            let (asked, there) = (take(key, &probing, None)?, self.gather_column(index, &found)?);
+        for (key, there) in keys.iter().zip(self.keys(&found)?) {
+            let asked = take(key, &probing, None)?;
             let equal = equal_rows(&asked, &there, null_equals_null)?;
             same = Some(match same {
                 Some(before) => and(&before, &equal)?,
@@ -222,7 +226,7 @@ impl RowBuffer {
     /// # Errors
     /// As Arrow's kernels.
     pub fn values(&self, rows: &[RowNumber]) -> Result<Vec<ArrayRef>> {
-        (self.key_count..self.column_count()).map(|column| self.gather_column(column, rows)).collect()
+        gather(&self.change_schema, &self.chunks, self.key_count..self.column_count(), rows)
     }
 
     /// Returns the key columns of these rows.
@@ -230,7 +234,7 @@ impl RowBuffer {
     /// # Errors
     /// As Arrow's kernels.
     pub fn keys(&self, rows: &[RowNumber]) -> Result<Vec<ArrayRef>> {
-        (0..self.key_count).map(|column| self.gather_column(column, rows)).collect()
+        gather(&self.change_schema, &self.chunks, 0..self.key_count, rows)
     }
 
     /// Returns whether a row has found a partner.
@@ -286,6 +290,8 @@ impl RowBuffer {
             self.alive[*row as usize] = false;
         }
         self.alive_count -= gone.len();
+        let dead = self.alive[self.first_alive as usize..].iter().take_while(|alive| !**alive).count();
+        self.first_alive += dead as RowNumber;
         gone.sort_unstable();
         gone
     }
@@ -351,7 +357,7 @@ impl RowBuffer {
         let expiry = std::mem::take(&mut self.expiry);
         let matched = std::mem::take(&mut self.matched);
         let alive = std::mem::take(&mut self.alive);
-        self.alive_count = 0;
+        (self.alive_count, self.first_alive) = (0, 0);
         for Chunk { start, columns, rows } in chunks {
             let kept: Vec<u32> = (0..rows as u32).filter(|row| alive[start + *row as usize]).collect();
             if kept.is_empty() {
@@ -375,10 +381,6 @@ impl RowBuffer {
 
     fn column_count(&self) -> usize {
         self.change_schema.fields().len() - HEAD
-    }
-
-    fn gather_column(&self, column: usize, rows: &[RowNumber]) -> Result<ArrayRef> {
-        gather_column(&self.change_schema, &self.chunks, column, rows)
     }
 
     /// Puts changes without rows into a batch: the other columns are NULL.
@@ -422,14 +424,14 @@ impl FrozenRows for Frozen {
         let count = self.change_schema.fields().len() - HEAD;
         for (piece, rows) in self.rows.chunks(PIECE_ROWS).enumerate() {
             let (start, length) = (piece * PIECE_ROWS, rows.len());
-            let columns = (0..count).map(|c| gather_column(&self.change_schema, &self.chunks, c, rows));
+            let columns = gather(&self.change_schema, &self.chunks, 0..count, rows)?;
             let Facts { ids, expiry, matched } = &self.facts;
             let facts = Facts {
                 ids: ids.slice(start, length),
                 expiry: expiry.slice(start, length),
                 matched: matched[start..start + length].to_vec(),
             };
-            give(append_batch(&self.change_schema, facts, columns.collect::<Result<_>>()?)?)?;
+            give(append_batch(&self.change_schema, facts, columns)?)?;
         }
         Ok(())
     }
@@ -443,18 +445,25 @@ fn append_batch(schema: &SchemaRef, facts: Facts, columns: Vec<ArrayRef>) -> Res
     Ok(RecordBatch::try_new(Arc::clone(schema), head.into_iter().chain(columns).collect())?)
 }
 
-/// Collects one column's rows from the chunks.
-fn gather_column(schema: &SchemaRef, chunks: &[Chunk], column: usize, rows: &[RowNumber]) -> Result<ArrayRef> {
+/// Collects rows of some columns from the chunks.
+fn gather(schema: &SchemaRef, chunks: &[Chunk], columns: Range<usize>, rows: &[RowNumber]) -> Result<Vec<ArrayRef>> {
     match chunks {
-        [] => Ok(new_null_array(schema.field(HEAD + column).data_type(), rows.len())),
-        [only] => Ok(take(&only.columns[column], &UInt32Array::from(rows.to_vec()), None)?),
+        [] => Ok(columns.map(|c| new_null_array(schema.field(HEAD + c).data_type(), rows.len())).collect()),
+        [only] => {
+            let rows = UInt32Array::from(rows.to_vec());
+            columns.map(|c| Ok(take(&only.columns[c], &rows, None)?)).collect()
+        }
         chunks => {
             let place = |row: &RowNumber| {
                 let chunk = chunks.partition_point(|c| c.start <= *row as usize) - 1;
                 (chunk, *row as usize - chunks[chunk].start)
             };
-            let columns: Vec<&dyn Array> = chunks.iter().map(|c| c.columns[column].as_ref()).collect();
-            Ok(interleave(&columns, &rows.iter().map(place).collect::<Vec<_>>())?)
+            let places: Vec<(usize, usize)> = rows.iter().map(place).collect();
+            let column = |c: usize| {
+                let pieces: Vec<&dyn Array> = chunks.iter().map(|chunk| chunk.columns[c].as_ref()).collect();
+                Ok(interleave(&pieces, &places)?)
+            };
+            columns.map(column).collect()
         }
     }
 }

@@ -202,6 +202,11 @@ impl DurableStore for LocalStore {
         blocking(move || remove(&path)).await
     }
 
+    async fn delete_all(&self, names: &[String]) -> Result<()> {
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
+        blocking(move || paths.iter().try_for_each(|path| remove(path))).await
+    }
+
     fn below(&self, folder: &str) -> Arc<dyn DurableStore> {
         Arc::new(Self { root: self.path(folder), base: self.base.clone(), folders: Arc::clone(&self.folders) })
     }

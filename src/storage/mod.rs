@@ -55,6 +55,14 @@ pub trait DurableStore: fmt::Debug + Send + Sync {
     /// Removes a file; one that is not there is no error.
     async fn delete(&self, name: &str) -> Result<()>;
 
+    /// Removes files; those that are not there are no error.
+    async fn delete_all(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            self.delete(name).await?;
+        }
+        Ok(())
+    }
+
     /// Returns a store for a folder below.
     fn below(&self, folder: &str) -> Arc<dyn DurableStore>;
 }

@@ -60,14 +60,14 @@ fn spread(push: i64, rows: i64) -> RecordBatch {
 /// So many pushes bring every key once.
 const KEYS_OF_ROUNDS: i64 = 10;
 
-/// Runs a query over `rows` rows a push within `bytes` of memory, or without a limit. Returns its batches, and how many
-/// bytes of state were in memory after the last of them.
+/// Runs a query over two streams within `bytes` of memory, or without a limit. Returns its batches, and after the last of
+/// them how many rows are in state and how many bytes of them in memory.
 async fn larger(
     bytes: Option<usize>,
     pushes: i64,
     query: impl Fn(DataFrame, DataFrame) -> Result<DataFrame, Error>,
     mode: OutputMode,
-) -> (Batches, u64) {
+) -> (Batches, u64, u64) {
     let builder = Session::builder();
     let session = bytes.map_or_else(|| Session::builder().lanes(2), |bytes| builder.memory_limit(bytes)).build();
     let streams = [MemoryStream::new(schema()), MemoryStream::new(schema())];
@@ -83,8 +83,9 @@ async fn larger(
     let writer = frame.write_stream().output_mode(mode).trigger(Trigger::AvailableNow).sink(Arc::new(sink.clone()));
     let query = writer.checkpoint_store(Arc::new(LocalStore::new(folder.path()))).start("").await.unwrap();
     query.await_termination().await.unwrap();
-    let progress = query.last_progress().unwrap();
-    (sink.batches(), progress.state_operators.iter().map(|operator| operator.num_rows_total).sum())
+    let progress = query.last_batch().unwrap();
+    let [operator] = progress.state_operators.as_slice() else { panic!("one operator: {progress:?}") };
+    (sink.batches(), operator.num_rows_total, operator.memory_used_bytes)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,9 +93,11 @@ async fn an_aggregate_larger_than_its_memory_gives_what_it_gives_in_memory() {
     let by_key = |frame: DataFrame, _| {
         Ok(frame.aggregate(vec![col("k")], vec![count(lit(1)).alias("n"), sum(col("v")).alias("s")])?)
     };
-    let (in_memory, rows) = larger(None, 15, by_key, OutputMode::Update).await;
-    let (from_files, rows_from_files) = larger(Some(4 << 20), 15, by_key, OutputMode::Update).await;
-    assert!(rows == 80_000 && rows_from_files == rows, "{rows}, {rows_from_files}");
+    const LIMIT: usize = 8 << 20;
+    let (in_memory, rows, bytes) = larger(None, 15, by_key, OutputMode::Update).await;
+    assert!(rows == 80_000 && bytes > LIMIT as u64, "{rows} rows, {bytes} bytes");
+    let (from_files, same_rows, bytes) = larger(Some(LIMIT), 15, by_key, OutputMode::Update).await;
+    assert!(rows == same_rows && bytes <= LIMIT as u64, "{same_rows} rows, {bytes} bytes");
     assert_eq!(in_memory, from_files);
 }
 
@@ -106,9 +109,11 @@ async fn a_join_larger_than_its_memory_gives_what_it_gives_in_memory() {
         let on = [col("lk").eq(col("k")), col("ts").lt_eq(col("lts") + an_hour.clone())];
         Ok(left.join_on(right, JoinType::Left, on)?.select(vec![col("lk"), col("lv"), col("v")])?)
     };
-    let (in_memory, rows) = larger(None, 12, join, OutputMode::Append).await;
-    let (from_files, rows_from_files) = larger(Some(6 << 20), 12, join, OutputMode::Append).await;
-    assert!(rows > 80_000 && rows_from_files == rows, "{rows}, {rows_from_files}");
+    const LIMIT: usize = 12 << 20;
+    let (in_memory, rows, bytes) = larger(None, 12, join, OutputMode::Append).await;
+    assert!(rows > 80_000 && bytes > LIMIT as u64, "{rows} rows, {bytes} bytes");
+    let (from_files, same_rows, bytes) = larger(Some(LIMIT), 12, join, OutputMode::Append).await;
+    assert!(rows == same_rows && bytes <= LIMIT as u64, "{same_rows} rows, {bytes} bytes");
     assert_eq!(in_memory, from_files);
 }
 

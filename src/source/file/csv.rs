@@ -4,6 +4,9 @@
 //! separator, quotes and line breaks. Guards that a row with too few or too many fields is told from a whole one, and
 //! that a quote that never ends costs no more than its line.
 
+use memchr::memchr;
+use memchr::memmem::Finder;
+
 use super::lines::{LineDecoder, RowEnds};
 use super::malformed::{Rows, Verdict};
 use crate::error::Result;
@@ -18,6 +21,8 @@ pub(super) struct CsvDialect {
     /// The first row of a file names the columns.
     pub(super) header: bool,
     separator: String,
+    /// Finds the separator.
+    finder: Finder<'static>,
     quote: Option<char>,
     escape: Option<char>,
     /// Whether rows are first tried with quotes doubled and without escapes.
@@ -57,6 +62,7 @@ impl CsvDialect {
         };
         Ok(Self {
             header: options.flag(header_option.unwrap_or("header"), false)?,
+            finder: Finder::new(separator.as_bytes()).into_owned(),
             separator,
             quote: one_letter(options, "quote", Some('"'))?,
             escape: one_letter(options, "escape", Some('\\'))?,
@@ -89,7 +95,7 @@ impl CsvDialect {
                     next
                 }
                 None => {
-                    let (field, next) = match rest.find(self.separator.as_str()) {
+                    let (field, next) = match self.separator_in(rest) {
                         Some(end) => (&rest[..end], Some(&rest[end + self.separator.len()..])),
                         None => (rest, None),
                     };
@@ -102,6 +108,14 @@ impl CsvDialect {
                 Some(next) => rest = next,
                 None => return position,
             }
+        }
+    }
+
+    /// Returns where the first separator begins in `text`.
+    fn separator_in(&self, text: &str) -> Option<usize> {
+        match self.separator.as_bytes() {
+            [byte] => memchr(*byte, text.as_bytes()),
+            _ => self.finder.find(text.as_bytes()),
         }
     }
 
@@ -154,7 +168,7 @@ impl CsvDialect {
                     line_end = end_of_line(text, at);
                 }
                 let line = &text[at..line_end];
-                let field_bytes = line.find(separator);
+                let field_bytes = self.separator_in(line);
                 if strict && line[..field_bytes.unwrap_or(line.len())].contains(quote) {
                     return End::Nowhere;
                 }
@@ -202,7 +216,7 @@ impl RowEnds for CsvDialect {
     /// those that follow are read as if it was not there.
     fn row_bytes(&self, text: &str, line_bytes: usize, is_last: bool) -> Option<usize> {
         let line = &text[..line_bytes];
-        let Some(quote) = self.quote.filter(|quote| self.multi_line && line.contains(*quote)) else {
+        let Some(quote) = self.quote.filter(|quote| self.multi_line && contains(line, *quote)) else {
             return Some(line_bytes);
         };
         if self.is_comment(line) {
@@ -233,7 +247,14 @@ fn reach(text: &str, line_bytes: usize) -> usize {
 
 /// Returns where the line ends that goes on at `from`: at its line break, or at the end of the text.
 fn end_of_line(text: &str, from: usize) -> usize {
-    text[from..].find('\n').map_or(text.len(), |newline| from + newline)
+    memchr(b'\n', &text.as_bytes()[from..]).map_or(text.len(), |newline| from + newline)
+}
+
+fn contains(text: &str, letter: char) -> bool {
+    match u8::try_from(letter) {
+        Ok(byte) if byte.is_ascii() => memchr(byte, text.as_bytes()).is_some(),
+        _ => text.contains(letter),
+    }
 }
 
 /// Returns how many bytes the line break takes that `text` begins with, if there is nothing before it.

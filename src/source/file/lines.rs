@@ -15,6 +15,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use memchr::{memchr, memrchr};
 
 use super::layout::Layout;
 use super::listing::FileEntry;
@@ -181,7 +182,7 @@ impl Pieces {
             piece.extend_from_slice(bytes);
             if end < self.file.size {
                 // What was carried holds no line's end: only what is new is looked at.
-                match piece[carried..].iter().rposition(|byte| *byte == b'\n') {
+                match memrchr(b'\n', &piece[carried..]) {
                     Some(newline) => self.carry = piece.split_off(carried + newline + 1),
                     None => {
                         self.carry = piece;
@@ -261,7 +262,7 @@ impl Window {
         if rest.is_empty() {
             return None;
         }
-        let line_bytes = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+        let line_bytes = memchr(b'\n', rest.as_bytes()).map_or(rest.len(), |newline| newline + 1);
         let row_bytes = ends.row_bytes(rest, line_bytes, self.pieces.is_at_end())?;
         let row = &rest[..row_bytes];
         let row = row.strip_suffix('\n').unwrap_or(row);

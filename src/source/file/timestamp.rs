@@ -13,6 +13,9 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 /// Reads a timestamp as microseconds since the epoch: a date, or a date, `T` or a blank, `hh:mm[:ss[.fraction]]` and
 /// a zone if wanted (`Z`, `+01:00`, `UTC`, `America/New_York`).
 pub(super) fn parse_timestamp_us(text: &str) -> Option<i64> {
+    if let Some(us) = usual_timestamp_us(text.as_bytes()) {
+        return Some(us);
+    }
     let text = text.trim();
     let (date, rest) = leading_date(text)?;
     let day = i64::from(date.num_days_from_ce() - EPOCH_DAY);
@@ -36,6 +39,40 @@ pub(super) fn parse_timestamp_us(text: &str) -> Option<i64> {
         zone => zone_offset_s(zone, date, time)?,
     };
     Some((local_s - offset_s) * MICROS_PER_SECOND + fraction_us)
+}
+
+/// Reads the spelling that nearly all timestamps have, `yyyy-mm-ddThh:mm:ss[.fraction][Z]`, without looking for others.
+fn usual_timestamp_us(text: &[u8]) -> Option<i64> {
+    let text = text.strip_suffix(b"Z").unwrap_or(text);
+    let (whole, fraction) = text.split_first_chunk::<19>()?;
+    let number = |at: usize, digits: usize| {
+        whole[at..at + digits]
+            .iter()
+            .try_fold(0_i64, |value, digit| digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0')))
+    };
+    if [whole[4], whole[7], whole[13], whole[16]] != *b"--::" || !matches!(whole[10], b'T' | b' ') {
+        return None;
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
+    let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
+    // The last days of months are left to the calendar.
+    if !(1..=12).contains(&month) || !(1..=28).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let fraction_us = match fraction.split_first() {
+        None => 0,
+        Some((b'.', digits)) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            let shown = digits.iter().copied().chain(std::iter::repeat(b'0')).take(6);
+            shown.fold(0, |value, digit| value * 10 + i64::from(digit - b'0'))
+        }
+        Some(_) => return None,
+    };
+    // Years that begin in March end with the leap day: https://howardhinnant.github.io/date_algorithms.html
+    let (march_year, march_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, of_era) = (march_year.div_euclid(400), march_year.rem_euclid(400));
+    let of_year = (153 * march_month + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60 * MICROS_PER_SECOND + second * MICROS_PER_SECOND + fraction_us)
 }
 
 /// Reads a date as days since the epoch; what follows a `T` or a blank is not looked at.
@@ -128,6 +165,27 @@ mod tests {
         }
         assert_eq!(parse_timestamp_us("2013-01-01T06:00:00.1234567"), expected.map(|us| us + 123_456));
         assert_eq!(parse_timestamp_us("1969-12-31T23:59:59.5"), Some(-500_000));
+    }
+
+    #[test]
+    fn the_usual_spelling_is_read_as_the_calendar_has_it() {
+        for year in [0, 1, 1600, 1899, 1969, 1970, 1999, 2000, 2024, 2026, 2100, 9999] {
+            for (month, day) in [(1, 1), (2, 28), (3, 1), (6, 15), (12, 28)] {
+                let text = format!("{year:04}-{month:02}-{day:02}T23:59:58.25");
+                let date = NaiveDate::from_ymd_opt(year, month, day).unwrap();
+                let time = date.and_hms_milli_opt(23, 59, 58, 250).unwrap();
+                assert_eq!(usual_timestamp_us(text.as_bytes()), Some(time.and_utc().timestamp_micros()), "{text}");
+            }
+        }
+        for text in [
+            "2026-01-29T00:00:00",
+            "2026-01-01T00:00",
+            "2026-01-01T24:00:00",
+            "2026-01-01T00:00:00.",
+            "2026-01-01T00:00:00+01",
+        ] {
+            assert_eq!(usual_timestamp_us(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]
