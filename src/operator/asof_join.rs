@@ -3,14 +3,13 @@
 //! A row of the left waits until the watermark has passed its time, since until then a nearer partner may come. Rows of
 //! the right wait likewise, and then only the latest of each key is remembered: what waits on the left is later still.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{filter_record_batch, take};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type, SchemaRef};
-use datafusion::common::Result as PlanResult;
+use datafusion::common::{HashMap, Result as PlanResult};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch_context::BatchContext;
@@ -102,7 +101,7 @@ struct Passed {
 impl AsofJoin {
     async fn run_lane(
         &self,
-        batch: &BatchContext,
+        batch: &Arc<BatchContext>,
         lane: usize,
         dealt: [&Arc<Dealt>; 2],
     ) -> PlanResult<Option<RecordBatch>> {
@@ -129,7 +128,7 @@ impl AsofJoin {
         let [left, right] = state.sides()?;
         let oldest_us = left.first_expiry().into_iter().chain(right.first_expiry()).min();
         let at_ms = [started_ms, updated_ms, batch.clock.now_ms()];
-        batch.commit_lane(self.operator, lane, &mut state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
+        batch.commit_lane(self.operator, lane, state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
         Ok(joined)
     }
 

@@ -13,6 +13,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -45,6 +46,8 @@ pub struct BatchInput {
 pub struct StateLanes {
     /// The number of lanes.
     pub lanes: usize,
+    /// Whether state may have to leave memory.
+    pub limited: bool,
     /// Where state files are durable: the checkpoint's `state` folder.
     pub store: Arc<dyn DurableStore>,
     /// operator, then lane
@@ -198,6 +201,8 @@ pub struct BatchContext {
     shared: Mutex<BTreeMap<(usize, usize), SharedWork>>,
     /// (node, partition) of what was read to its end
     finished: Mutex<BTreeSet<(usize, usize)>>,
+    /// State on its way to the disk.
+    pending: Mutex<Vec<JoinHandle<Result<()>>>>,
 }
 
 impl BatchContext {
@@ -220,9 +225,41 @@ impl BatchContext {
             event_times: vec![EventTimes::default(); watermark_nodes],
             operators: vec![OperatorReport::default(); watermarks.len()],
         };
-        let (report, shared, finished) = (Mutex::new(report), Mutex::default(), Mutex::default());
-        let late = keeps_late_rows.then(Mutex::default);
-        Self { batch_id, run, mode, inputs, watermarks, state, clock, timestamp_ms, report, late, shared, finished }
+        Self {
+            batch_id,
+            run,
+            mode,
+            inputs,
+            watermarks,
+            state,
+            clock,
+            timestamp_ms,
+            report: Mutex::new(report),
+            late: keeps_late_rows.then(Mutex::default),
+            shared: Mutex::default(),
+            finished: Mutex::default(),
+            pending: Mutex::default(),
+        }
+    }
+
+    /// Notes that state is on its way to the disk.
+    pub fn pend(&self, writing: JoinHandle<Result<()>>) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(writing);
+    }
+
+    /// Waits until all state that operators have changed is durable (not yet current).
+    ///
+    /// # Errors
+    /// What writing met first.
+    pub async fn settle(&self) -> Result<()> {
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut settled = Ok(());
+        for writing in pending {
+            let written =
+                writing.await.unwrap_or_else(|e| Err(Error::internal(format!("writing state did not end: {e}"))));
+            settled = settled.and(written);
+        }
+        settled
     }
 
     /// Keeps late rows of `operator` where somebody wants them.

@@ -4,13 +4,12 @@
 //! until the delay has passed since its first row. Looking a key up ignores that it may have expired: it is forgotten at
 //! the end of the batch in which the watermark passes, as in Spark.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
-use datafusion::common::Result as PlanResult;
+use datafusion::common::{HashSet, Result as PlanResult};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch_context::BatchContext;
@@ -94,7 +93,7 @@ impl StatefulOperator for Deduplicate {
 impl Deduplicate {
     async fn run_lane(
         &self,
-        batch: &BatchContext,
+        batch: &Arc<BatchContext>,
         lane: usize,
         rows: Option<KeyedRows>,
     ) -> PlanResult<Option<RecordBatch>> {
@@ -112,7 +111,7 @@ impl Deduplicate {
         tables.remove(TABLE, &gone)?;
         let at_ms = [started_ms, updated_ms, batch.clock.now_ms()];
         let counts = LaneCounts { updated, removed: gone.len(), oldest_us: tables.first_expiry(TABLE), at_ms };
-        batch.commit_lane(self.operator, lane, &mut state, counts).await?;
+        batch.commit_lane(self.operator, lane, state, counts).await?;
         Ok(first)
     }
 

@@ -109,7 +109,7 @@ impl FirstRow {
 
     async fn run_lane(
         &self,
-        batch: &BatchContext,
+        batch: &Arc<BatchContext>,
         lane: usize,
         rows: Option<KeyedRows>,
     ) -> PlanResult<Vec<RecordBatch>> {
@@ -137,7 +137,7 @@ impl FirstRow {
         }
         let at_ms = [started_ms, updated_ms, batch.clock.now_ms()];
         let counts = LaneCounts { updated, removed, oldest_us: tables.first_expiry(TABLE), at_ms };
-        batch.commit_lane(self.operator, lane, &mut state, counts).await?;
+        batch.commit_lane(self.operator, lane, state, counts).await?;
         Ok(out)
     }
 

@@ -80,7 +80,7 @@ impl StatefulOperator for GlobalLimit {
         }
         let now_ms = batch.clock.now_ms();
         let counts = LaneCounts { updated: usize::from(passed > 0), at_ms: [now_ms; 3], ..LaneCounts::default() };
-        batch.commit_lane(self.operator, lane, &mut state, counts).await?;
+        batch.commit_lane(self.operator, lane, state, counts).await?;
         Ok(kept)
     }
 }

@@ -4,7 +4,6 @@
 //! it reaches, of this batch and of the state. A key's sessions are one row of state, with lists of starts, ends and
 //! function states, so that whatever merges is found by key; the row expires with its earliest session.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,7 +16,7 @@ use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{
     DataType, Field, FieldRef, Int64Type, IntervalMonthDayNanoType, IntervalUnit, SchemaRef,
 };
-use datafusion::common::Result as PlanResult;
+use datafusion::common::{HashMap, Result as PlanResult};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::aggregate::{AggregateSpec, Arguments};
@@ -270,7 +269,7 @@ impl SessionAggregate {
 
     async fn run_lane(
         &self,
-        batch: &BatchContext,
+        batch: &Arc<BatchContext>,
         lane: usize,
         rows: Option<KeyedRows>,
     ) -> PlanResult<Vec<RecordBatch>> {
@@ -300,7 +299,7 @@ impl SessionAggregate {
         }
         let at_ms = [started_ms, updated_ms, batch.clock.now_ms()];
         let oldest_us = tables.first_expiry(TABLE).filter(|_| self.watermarked);
-        batch.commit_lane(operator, lane, &mut state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
+        batch.commit_lane(operator, lane, state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
         Ok(out)
     }
 
@@ -318,7 +317,7 @@ impl SessionAggregate {
     fn merge_into(&self, tables: &mut KeyedTables, new: NewRows) -> PlanResult<usize> {
         let groups = tables.intern(TABLE, &new.keys, new.starts.len())?;
         // by group: its place among those that this batch touches, and the first row that came for it
-        let mut place_of: BTreeMap<usize, (usize, u32)> = BTreeMap::new();
+        let mut place_of: HashMap<usize, (usize, u32)> = HashMap::with_capacity(groups.len());
         let mut touched = Vec::new();
         let places: Vec<usize> = groups
             .iter()

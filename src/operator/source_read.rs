@@ -11,7 +11,7 @@ use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 
 use super::batch_context::BatchContext;
@@ -24,6 +24,7 @@ pub struct SourceReadExec {
     source: usize,
     name: String,
     projection: Option<Vec<usize>>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
     partitions: usize,
     properties: Arc<PlanProperties>,
 }
@@ -37,7 +38,13 @@ impl SourceReadExec {
         projection: Option<Vec<usize>>,
         partitions: usize,
     ) -> Self {
-        Self { source, name, projection, partitions, properties: properties(schema, partitions) }
+        Self { source, name, projection, filter: None, partitions, properties: properties(schema, partitions) }
+    }
+
+    /// Tells the source which rows nobody wants.
+    pub fn with_filter(mut self, filter: Option<Arc<dyn PhysicalExpr>>) -> Self {
+        self.filter = filter;
+        self
     }
 
     fn over(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> PlanResult<Arc<dyn ExecutionPlan>> {
@@ -47,7 +54,11 @@ impl SourceReadExec {
 
 impl DisplayAs for SourceReadExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SourceReadExec: source={} {}, partitions={}", self.source, self.name, self.partitions)
+        write!(f, "SourceReadExec: source={} {}, partitions={}", self.source, self.name, self.partitions)?;
+        match &self.filter {
+            Some(filter) => write!(f, ", filter={filter}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -73,12 +84,13 @@ impl ExecutionPlan for SourceReadExec {
         let batch = BatchContext::of(&context)?;
         let input = batch.inputs[self.source].clone();
         let splits = share_of(&input.splits, partition, self.partitions).to_vec();
-        let (source_id, projection) = (self.source, self.projection.clone());
+        let (source_id, projection, filter) = (self.source, self.projection.clone(), self.filter.clone());
         let batch_size = context.session_config().batch_size();
         let streams = futures::stream::iter(splits).map(move |split| {
             fail::fail_point!("source.mid_read");
             let read = ReadContext {
                 projection: projection.clone(),
+                filter: filter.clone(),
                 batch_size,
                 malformed_rows: Arc::clone(&input.malformed_rows),
             };

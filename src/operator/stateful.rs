@@ -1,9 +1,9 @@
-//! What every stateful operator has in common: inputs read to their end, rows dealt to lanes, state made durable before
-//! any row is handed on.
+//! What every stateful operator has in common: inputs read to their end, rows dealt to lanes, state made durable while the
+//! lane's rows are handed on.
 //!
 //! An operator says what it remembers ([`StatefulOperator::stores`]) and runs one lane of one batch
 //! ([`StatefulOperator::run`]); [`StatefulExec`] is the plan node around it. Output partition p serves the lanes l with
-//! l mod partitions = p, a few at a time, and hands on their rows in order of the lanes.
+//! l mod partitions = p, few at a time, and hands on their rows in order of the lanes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use super::batch_context::{BatchContext, node_id};
 use super::leaf::{plain_node, properties};
+use crate::error::{Result, caught};
 use crate::state::{LaneState, NamedTables};
 
 /// An operator that remembers between batches. It holds no state itself: that lies in the batch's context.
@@ -52,7 +53,7 @@ pub trait StatefulOperator: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Runs one lane of one batch. Its state is durable (not yet current) when the rows are returned.
+    /// Runs one lane of one batch. Its state is changed when the rows are returned, and on its way to the disk.
     ///
     /// # Errors
     /// Whatever reading the inputs, computing and committing meet.
@@ -85,7 +86,7 @@ pub struct LaneCounts {
     pub at_ms: [i64; 3],
 }
 
-/// So many lanes of a partition are on their way: while one waits for the disk, another computes.
+/// So many lanes of a partition are on their way where memory has no limit: while one waits for the disk, another computes.
 const LANES_AT_ONCE: usize = 2;
 
 /// How much is about to be put into state.
@@ -130,21 +131,35 @@ impl BatchContext {
         Ok(state)
     }
 
-    /// Makes a lane's state durable and reports what was done.
+    /// Begins to make a lane's state durable, to report what was done then. The lane's rows may be handed on meanwhile;
+    /// [`BatchContext::settle`] waits. Where memory is limited the lane is to be free at once for leaving it, so there this
+    /// waits itself.
     ///
     /// # Errors
     /// As [`LaneState::commit`], with operator and lane named.
     pub async fn commit_lane(
-        &self,
+        self: &Arc<Self>,
         operator: usize,
         lane: usize,
-        state: &mut LaneState,
+        mut state: OwnedMutexGuard<LaneState>,
         counts: LaneCounts,
     ) -> PlanResult<()> {
-        state
-            .commit(&self.state.store, self.batch_id + 1, self.run)
-            .await
-            .map_err(|e| e.context(format!("state of operator {operator} in lane {lane}")))?;
+        let limited = self.state.limited;
+        let batch = Arc::clone(self);
+        let name = move || format!("state of operator {operator} in lane {lane}");
+        let work = async move {
+            let committed = batch.write_lane(operator, lane, &mut state, counts).await;
+            committed.map_err(|error| error.context(name()))
+        };
+        match limited {
+            true => work.await?,
+            false => self.pend(tokio::spawn(caught(name, work))),
+        }
+        Ok(())
+    }
+
+    async fn write_lane(&self, operator: usize, lane: usize, state: &mut LaneState, counts: LaneCounts) -> Result<()> {
+        state.commit(&self.state.store, self.batch_id + 1, self.run).await?;
         let wake_ms = state.wake_ms();
         let mut report = self.report();
         let report = &mut report.operators[operator];
@@ -214,7 +229,7 @@ impl ExecutionPlan for StatefulExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> PlanResult<SendableRecordBatchStream> {
         let batch = BatchContext::of(&context)?;
         let partitions = self.properties.output_partitioning().partition_count();
-        let id = node_id(self);
+        let (id, limited) = (node_id(self), batch.state.limited);
         let inputs = self.inputs.clone();
         let lanes = (partition..batch.state.lanes).step_by(partitions).map({
             let batch = Arc::clone(&batch);
@@ -233,7 +248,7 @@ impl ExecutionPlan for StatefulExec {
                 Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().filter(|r| r.num_rows() > 0).map(Ok)))
             }
         });
-        let rows = rows.buffered(LANES_AT_ONCE);
+        let rows = rows.buffered(if limited { 1 } else { LANES_AT_ONCE });
         let end = futures::stream::poll_fn(move |_| {
             batch.finished(id, partition);
             Poll::Ready(None)

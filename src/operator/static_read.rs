@@ -149,7 +149,8 @@ fn read(
     projection: Option<Vec<usize>>,
     batch_size: usize,
 ) -> PlanResult<futures::stream::BoxStream<'static, PlanResult<RecordBatch>>> {
-    let context = ReadContext { projection, batch_size, malformed_rows: Arc::new(MalformedRows::default()) };
+    let context =
+        ReadContext { projection, batch_size, filter: None, malformed_rows: Arc::new(MalformedRows::default()) };
     let streams = futures::stream::iter(listing)
         .map(move |file| files.format.read(&file, context.clone()).map_err(datafusion::common::DataFusionError::from));
     Ok(streams.try_flatten().boxed())
@@ -170,8 +171,13 @@ mod tests {
     /// The rows that a batch at the clock's time reads.
     async fn rows(leaf: &StaticReadExec, clock: &Arc<ManualClock>) -> usize {
         let store = ObjectBackedStore::new(Arc::new(InMemory::new()), object_store::path::Path::default());
-        let state =
-            Arc::new(StateLanes { lanes: 1, store: Arc::new(store), stores: Vec::new(), keys_repeat: Vec::new() });
+        let state = Arc::new(StateLanes {
+            lanes: 1,
+            limited: false,
+            store: Arc::new(store),
+            stores: Vec::new(),
+            keys_repeat: Vec::new(),
+        });
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
         let batch = BatchContext::new(0, 0, OutputMode::Append, vec![], vec![], 0, state, clock, 0, false);
         let config = SessionConfig::new().with_extension(Arc::new(batch));

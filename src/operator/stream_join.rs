@@ -142,7 +142,7 @@ struct Joining<'a> {
 impl StreamJoin {
     async fn run_lane(
         &self,
-        batch: &BatchContext,
+        batch: &Arc<BatchContext>,
         lane: usize,
         dealt: [&Arc<Dealt>; 2],
     ) -> PlanResult<Vec<RecordBatch>> {
@@ -169,7 +169,7 @@ impl StreamJoin {
         let at_ms = [started_ms, updated_ms, batch.clock.now_ms()];
         let Joining { out, updated, timeless, .. } = joining;
         batch.report().operators[self.operator].rows_without_event_time += timeless as u64;
-        batch.commit_lane(self.operator, lane, &mut state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
+        batch.commit_lane(self.operator, lane, state, LaneCounts { updated, removed, oldest_us, at_ms }).await?;
         Ok(out)
     }
 

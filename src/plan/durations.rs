@@ -44,13 +44,17 @@ fn shifted(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
 
 /// An interval of days, hours and less, if it is whole microseconds.
 fn duration(expr: &Expr) -> Option<Expr> {
-    let Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), metadata) = expr else {
+    let Expr::Literal(interval, metadata) = expr else {
         return None;
     };
-    if interval.months != 0 || interval.nanoseconds % 1_000 != 0 {
-        return None;
-    }
-    let us = i64::from(interval.days).checked_mul(DAY_US)?.checked_add(interval.nanoseconds / 1_000)?;
+    let (days, us) = match interval {
+        ScalarValue::IntervalMonthDayNano(Some(i)) if i.months == 0 && i.nanoseconds % 1_000 == 0 => {
+            (i.days, i.nanoseconds / 1_000)
+        }
+        ScalarValue::IntervalDayTime(Some(i)) => (i.days, i64::from(i.milliseconds) * 1_000),
+        _ => return None,
+    };
+    let us = i64::from(days).checked_mul(DAY_US)?.checked_add(us)?;
     Some(Expr::Literal(ScalarValue::DurationMicrosecond(Some(us)), metadata.clone()))
 }
 
@@ -71,6 +75,8 @@ mod tests {
     fn an_interval_without_months_is_as_long_as_its_microseconds() {
         let interval = |months, days, ns| lit(ScalarValue::new_interval_mdn(months, days, ns));
         assert_eq!(rewritten(col("us") - interval(0, 1, 5_000)), "us - DurationMicrosecond(\"86400000005\")");
+        let ten_minutes = lit(ScalarValue::new_interval_dt(0, 600_000));
+        assert_eq!(rewritten(col("us") + ten_minutes), "us + DurationMicrosecond(\"600000000\")");
         for unchanged in [
             col("us") + interval(1, 0, 0),
             col("us") + interval(0, 0, 1),

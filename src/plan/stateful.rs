@@ -223,8 +223,12 @@ fn bind(plan: LogicalPlan, stream: StreamTable, found: &mut Found) -> Result<Log
     let LogicalPlan::TableScan(scan) = plan else {
         return Ok(plan);
     };
-    let bound =
-        BoundStream { source: found.sources.len(), name: stream.name.clone(), schema: Arc::clone(&stream.schema) };
+    let bound = BoundStream {
+        source: found.sources.len(),
+        name: stream.name.clone(),
+        schema: Arc::clone(&stream.schema),
+        prunes: stream.spec.format.eq_ignore_ascii_case("parquet"),
+    };
     if let Some(name) = &stream.identified_by
         && found.sources.iter().any(|s| s.identified_by.as_ref() == Some(name))
     {

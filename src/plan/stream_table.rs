@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
-use datafusion::common::Result as PlanResult;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result as PlanResult};
 use datafusion::datasource::{TableProvider, TableType, source_as_provider};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::Error;
@@ -72,6 +73,8 @@ pub struct BoundStream {
     pub name: String,
     /// The schema of its rows.
     pub schema: SchemaRef,
+    /// Whether the source knows of rows that it need not read ([`ReadContext::filter`](crate::source::ReadContext)).
+    pub prunes: bool,
 }
 
 #[async_trait]
@@ -84,19 +87,31 @@ impl TableProvider for BoundStream {
         TableType::Base
     }
 
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
+        let pushed = |filter: &&Expr| match self.prunes && !filter.is_volatile() {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(pushed).collect())
+    }
+
     async fn scan(
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _: &[Expr],
+        filters: &[Expr],
         _: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        let columns = DFSchema::try_from(Arc::clone(&self.schema))?;
+        let filter =
+            conjunction(filters.to_vec()).map(|all| session.create_physical_expr(all, &columns)).transpose()?;
         let schema = match projection {
             Some(columns) => Arc::new(self.schema.project(columns)?),
             None => Arc::clone(&self.schema),
         };
         let partitions = session.config().target_partitions();
-        Ok(Arc::new(SourceReadExec::new(self.source, self.name.clone(), schema, projection.cloned(), partitions)))
+        let leaf = SourceReadExec::new(self.source, self.name.clone(), schema, projection.cloned(), partitions);
+        Ok(Arc::new(leaf.with_filter(filter)))
     }
 }
 

@@ -120,6 +120,7 @@ impl Execution {
             };
             let prepared = self.sink.prepare(batch).await?;
             finish_unread(&plan, context, &task).await?;
+            context.settle().await?;
             fail::fail_point!("state.all_deltas_written");
             // What nobody had read may have given late rows too.
             let late_rows = match &self.late {

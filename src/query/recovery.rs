@@ -181,7 +181,7 @@ async fn load_state(plan: &StreamPlan, checkpoint: &Checkpoint, commit: Option<&
         }
     }
     let keys_repeat = plan.operators.iter().map(|_| Mutex::default()).collect();
-    Ok(StateLanes { lanes: plan.lanes, store, stores, keys_repeat })
+    Ok(StateLanes { lanes: plan.lanes, limited: budget.is_limited(), store, stores, keys_repeat })
 }
 
 /// By source of the plan: its place in the log's entries.

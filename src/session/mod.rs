@@ -215,8 +215,10 @@ impl SessionBuilder {
         self
     }
 
-    /// Uses at most about `bytes` of memory for the state of queries and what they compute with. A query that needs more ends
-    /// with `ResourcesExhausted`, which says who holds how much; its batch stays undecided, and a restart goes on with it.
+    /// Uses at most about `bytes` of memory for the state of queries and what they compute with. State that is larger leaves
+    /// memory lane by lane, of which there are 32 then unless [`SessionBuilder::lanes`] says otherwise, and is read back from
+    /// the checkpoint where it is needed. A query whose batch, or a single lane of it, has no room ends with
+    /// `ResourcesExhausted`, which says who holds how much; its batch stays undecided, and a restart goes on with it.
     #[must_use]
     pub fn memory_limit(mut self, bytes: usize) -> Self {
         self.memory_limit = Some(bytes);
@@ -265,7 +267,7 @@ const LIMITED_LANES: usize = 32;
 /// How many of those who hold memory an error names.
 const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
-/// What queries run in. State cannot leave memory and takes what it needs; operators that can spill share the rest evenly,
+/// What queries run in. State takes what it needs, up to its part; operators that can spill share the rest evenly,
 /// so that none of them starves another.
 fn runtime(memory_limit: Option<usize>) -> Arc<RuntimeEnv> {
     let pool: Arc<dyn MemoryPool> = match memory_limit {

@@ -57,10 +57,10 @@ enum Command {
 
 #[derive(Debug, Default, clap::Args)]
 struct RunOptions {
-    /// How many parallel lanes a batch runs in [default: one per core].
+    /// How many parallel lanes a batch runs in [default: one per core; with a memory limit at least 32].
     #[arg(long, value_name = "N")]
     lanes: Option<NonZeroUsize>,
-    /// How much memory queries may take, e.g. 512MB or 2GB [default: what there is].
+    /// How much memory queries may take, e.g. 512MB or 2GB; larger state is read from disk [default: what there is].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory_limit: Option<usize>,
 }

@@ -392,8 +392,12 @@ mod tests {
         let journal = Arc::new(Journal::open(store(&dir)).await.unwrap());
         let rows = batch(&[1, 2, 3]);
         let position = journal.append(std::slice::from_ref(&rows)).await.unwrap();
-        let context =
-            ReadContext { projection: Some(vec![]), batch_size: 2, malformed_rows: Arc::new(Default::default()) };
+        let context = ReadContext {
+            projection: Some(vec![]),
+            batch_size: 2,
+            filter: None,
+            malformed_rows: Arc::new(Default::default()),
+        };
         let stream = journal.stream(position, rows.schema(), context).unwrap();
         let sizes: Vec<(usize, usize)> =
             stream.map_ok(|b| (b.num_columns(), b.num_rows())).try_collect().await.unwrap();

@@ -427,7 +427,8 @@ mod tests {
     async fn rows(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<RecordBatch> {
         let mut rows = Vec::new();
         for split in splits {
-            let context = ReadContext { projection: None, batch_size: 8192, malformed_rows: Arc::default() };
+            let context =
+                ReadContext { projection: None, batch_size: 8192, filter: None, malformed_rows: Arc::default() };
             let stream = source.read(split, context).unwrap();
             rows.extend(stream.try_collect::<Vec<_>>().await.unwrap());
         }

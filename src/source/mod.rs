@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::{PhysicalExpr, SendableRecordBatchStream};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -109,6 +109,9 @@ pub struct SourceContext {
 pub struct ReadContext {
     /// The columns wanted, by index into the source's schema and in this order; all of them where `None`.
     pub projection: Option<Vec<usize>>,
+    /// A condition on the source's columns without which no row is wanted. A source may leave out rows for which it does not
+    /// hold, and need not: they are looked at again.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// The most rows a batch may have.
     pub batch_size: usize,
     /// Rows that were not of the declared shape and were dropped or nulled (modes DROPMALFORMED and PERMISSIVE).

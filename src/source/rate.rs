@@ -389,7 +389,7 @@ mod tests {
     async fn rows(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<(i64, i64)> {
         let mut rows = Vec::new();
         for split in splits {
-            let context = ReadContext { projection: None, batch_size: 3, malformed_rows: Arc::default() };
+            let context = ReadContext { projection: None, batch_size: 3, filter: None, malformed_rows: Arc::default() };
             let batches: Vec<RecordBatch> = source.read(split, context).unwrap().try_collect().await.unwrap();
             for batch in batches {
                 let times = batch.column(0).as_primitive::<TimestampMicrosecondType>().values().to_vec();

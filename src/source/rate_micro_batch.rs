@@ -245,7 +245,7 @@ mod tests {
     async fn rows(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<(i64, i64)> {
         let mut rows = Vec::new();
         for split in splits {
-            let context = ReadContext { projection: None, batch_size: 2, malformed_rows: Arc::default() };
+            let context = ReadContext { projection: None, batch_size: 2, filter: None, malformed_rows: Arc::default() };
             let batches: Vec<RecordBatch> = source.read(split, context).unwrap().try_collect().await.unwrap();
             for batch in batches {
                 let times = batch.column(0).as_primitive::<TimestampMicrosecondType>().values().to_vec();
@@ -283,7 +283,8 @@ mod tests {
     async fn a_projection_without_columns_still_counts() {
         let source = RateMicroBatchSourceProvider.create(&spec(&[("rowsPerBatch", "5")])).await.unwrap();
         let planned = source.plan(None, ReadLimit::Options).await.unwrap().unwrap();
-        let context = ReadContext { projection: Some(vec![]), batch_size: 8, malformed_rows: Arc::default() };
+        let context =
+            ReadContext { projection: Some(vec![]), batch_size: 8, filter: None, malformed_rows: Arc::default() };
         let batches: Vec<RecordBatch> = source.read(&planned.splits[0], context).unwrap().try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 5);
     }

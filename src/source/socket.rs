@@ -478,7 +478,8 @@ mod tests {
     async fn values(source: &Arc<dyn Source>, splits: &[Split]) -> Vec<String> {
         let mut found = Vec::new();
         for split in splits {
-            let context = ReadContext { projection: Some(vec![0]), batch_size: 2, malformed_rows: Arc::default() };
+            let context =
+                ReadContext { projection: Some(vec![0]), batch_size: 2, filter: None, malformed_rows: Arc::default() };
             let batches: Vec<RecordBatch> = source.read(split, context).unwrap().try_collect().await.unwrap();
             for batch in &batches {
                 found.extend(batch.column(0).as_string::<i32>().iter().flatten().map(str::to_string));

@@ -76,61 +76,111 @@ impl Encoder {
     }
 }
 
-/// Reads a state file that must have `expected`'s columns: their types and, if `named`, their names.
-///
-/// # Errors
-/// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version or another shape of
-/// the query wrote it. Both name `location`.
-pub fn decode(bytes: Bytes, expected: &SchemaRef, named: bool, location: &str) -> Result<Vec<RecordBatch>> {
-    let (schema, batches) = read(bytes, location)?;
-    let same = schema.fields().len() == expected.fields().len()
-        && schema
-            .fields()
-            .iter()
-            .zip(expected.fields())
-            .all(|(a, b)| a.data_type() == b.data_type() && (!named || a.name() == b.name()));
-    if !same {
-        return Err(Error::incompatible(format!(
-            "{location} holds the state of another query: its columns are {}, this query's {}",
-            describe(&schema),
-            describe(expected)
-        )));
-    }
-    batches.into_iter().map(|b| Ok(RecordBatch::try_new(Arc::clone(expected), b.columns().to_vec())?)).collect()
+/// A state file on its way back, batch by batch, so that its rows need not all stand in memory beside what they become.
+pub struct Decoder {
+    location: String,
+    schema: SchemaRef,
+    decoder: StreamDecoder,
+    rest: Buffer,
+    first: Option<RecordBatch>,
 }
 
-/// Reads a state file, whatever its columns are.
-///
-/// # Errors
-/// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version wrote it.
-pub fn read(bytes: Bytes, location: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let torn = |e: ArrowError| {
-        Error::corrupt(format!(
-            "{location} is not an Arrow stream: {e}; restore it from a copy or rewind the checkpoint"
-        ))
-    };
-    check_lengths(&bytes).map_err(|why| torn(ArrowError::IpcError(why)))?;
-    let mut decoder = StreamDecoder::new();
-    let mut rest = Buffer::from(bytes);
-    let mut batches = Vec::new();
-    while !rest.is_empty() {
-        batches.extend(decoder.decode(&mut rest).map_err(torn)?);
-    }
-    decoder.finish().map_err(torn)?;
-    let Some(schema) = decoder.schema() else {
-        return Err(torn(ArrowError::IpcError("it has no schema".to_string())));
-    };
-    match schema.metadata().get(FORMAT_KEY).map(String::as_str) {
-        Some(FORMAT) => {}
-        other => {
-            return Err(Error::incompatible(format!(
+impl Decoder {
+    /// Begins to read a state file, whatever its columns are.
+    ///
+    /// # Errors
+    /// `CheckpointCorrupt` where it is no state file; `CheckpointIncompatible` where another version wrote it. Both name
+    /// `location`.
+    pub fn new(bytes: Bytes, location: &str) -> Result<Self> {
+        check_lengths(&bytes).map_err(|why| torn(location, ArrowError::IpcError(why)))?;
+        let (mut decoder, mut rest, mut first) = (StreamDecoder::new(), Buffer::from(bytes), None);
+        while !rest.is_empty() && first.is_none() {
+            first = decoder.decode(&mut rest).map_err(|e| torn(location, e))?;
+        }
+        let Some(schema) = decoder.schema() else {
+            return Err(torn(location, ArrowError::IpcError("it has no schema".to_string())));
+        };
+        match schema.metadata().get(FORMAT_KEY).map(String::as_str) {
+            Some(FORMAT) => Ok(Self { location: location.to_string(), schema, decoder, rest, first }),
+            other => Err(Error::incompatible(format!(
                 "{location} has state format {}, this version reads {FORMAT}: use the version that wrote it, or start with a \
                  new checkpoint and a new table",
                 other.unwrap_or("none")
-            )));
+            ))),
         }
     }
-    Ok((schema, batches))
+
+    /// Begins to read a state file that must have `expected`'s columns: their types and, if `named`, their names.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`]; `CheckpointIncompatible` where another shape of the query wrote it.
+    pub fn of(bytes: Bytes, expected: &SchemaRef, named: bool, location: &str) -> Result<Self> {
+        let mut decoder = Self::new(bytes, location)?;
+        let found = std::mem::replace(&mut decoder.schema, Arc::clone(expected));
+        let same = found.fields().len() == expected.fields().len()
+            && found
+                .fields()
+                .iter()
+                .zip(expected.fields())
+                .all(|(a, b)| a.data_type() == b.data_type() && (!named || a.name() == b.name()));
+        if !same {
+            return Err(Error::incompatible(format!(
+                "{location} holds the state of another query: its columns are {}, this query's {}",
+                describe(&found),
+                describe(expected)
+            )));
+        }
+        Ok(decoder)
+    }
+
+    /// Returns the next rows, or `None` at the end.
+    ///
+    /// # Errors
+    /// `CheckpointCorrupt` where the file is torn there.
+    pub fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let mut next = self.first.take();
+        while next.is_none() && !self.rest.is_empty() {
+            next = self.decoder.decode(&mut self.rest).map_err(|e| torn(&self.location, e))?;
+        }
+        match next {
+            Some(rows) => Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec())?)),
+            None => {
+                self.decoder.finish().map_err(|e| torn(&self.location, e))?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn all(mut self) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        while let Some(rows) = self.next_batch()? {
+            batches.push(rows);
+        }
+        Ok(batches)
+    }
+}
+
+/// Reads a state file whole; see [`Decoder::of`].
+///
+/// # Errors
+/// As [`Decoder::of`] and [`Decoder::next_batch`].
+pub fn decode(bytes: Bytes, expected: &SchemaRef, named: bool, location: &str) -> Result<Vec<RecordBatch>> {
+    Decoder::of(bytes, expected, named, location)?.all()
+}
+
+/// Reads a state file whole, whatever its columns are.
+///
+/// # Errors
+/// As [`Decoder::new`] and [`Decoder::next_batch`].
+pub fn read(bytes: Bytes, location: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let decoder = Decoder::new(bytes, location)?;
+    Ok((Arc::clone(&decoder.schema), decoder.all()?))
+}
+
+fn torn(location: &str, error: ArrowError) -> Error {
+    Error::corrupt(format!(
+        "{location} is not an Arrow stream: {error}; restore it from a copy or rewind the checkpoint"
+    ))
 }
 
 /// Walks the messages of a stream: each must be there whole, and no buffer in it may claim to unpack into more than it can.

@@ -4,12 +4,12 @@
 //! entries; beside it stands which of them each owner has, made from the entries when they were loaded or got other
 //! numbers, and in no file. Without sub-key columns an owner has one entry at most, and nothing stands beside.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::HashSet;
 
 use super::keyed_tables::{KeyIndex, KeyedTables, TableId};
 use super::tables::{FrozenRows, Tables, Wanted};

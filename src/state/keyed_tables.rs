@@ -526,7 +526,6 @@ impl Tables for KeyedTables {
             while end < batch.num_rows() && what.value(end) == this_what && table.value(end) == this_table {
                 end += 1;
             }
-            let whole = end - row == batch.num_rows();
             let mut run = batch.slice(row, end - row);
             row = end;
             if this_what == DROP_TABLE {
@@ -536,8 +535,8 @@ impl Tables for KeyedTables {
             let keep = wanted(&run.columns()[HEAD..HEAD + key_count], run.num_rows())?;
             if keep.iter().any(|k| !k) {
                 run = filter_record_batch(&run, &BooleanArray::from(keep))?;
-            } else if !whole {
-                // A part of the file's rows must not keep all of them in memory.
+            } else {
+                // Rows must not keep in memory what they are a part of: the file's other rows, or the file itself.
                 run = copy_of(&run)?;
             }
             if run.num_rows() == 0 {

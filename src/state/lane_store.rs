@@ -226,7 +226,9 @@ impl LaneStore {
             room(self.tables.memory_bytes() + file.length as usize)?;
             let bytes = read_verified(store, file).await?;
             let location = format!("{}/{}", store.location(), file.name);
-            for batch in codec::decode(bytes, self.tables.change_schema(), self.tables.names_matter(), &location)? {
+            let (schema, named) = (self.tables.change_schema(), self.tables.names_matter());
+            let mut rows = codec::Decoder::of(bytes, schema, named, &location)?;
+            while let Some(batch) = rows.next_batch()? {
                 let lane = self.lane;
                 self.tables.apply(&batch, file.lane, &|keys, rows| {
                     if lanes == old_lanes {

@@ -52,6 +52,11 @@ impl StateBudget {
         StateMemory { reservation: consumer.register(&self.pool), budget: Arc::clone(self) }
     }
 
+    /// Whether state may have to leave memory.
+    pub fn is_limited(&self) -> bool {
+        self.most.is_some()
+    }
+
     /// Lets a lane be asked to leave memory.
     pub fn admit(&self, lane: &SharedLane) {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(lane));
@@ -128,7 +133,7 @@ impl StateMemory {
 
     /// Whether state may have to leave memory.
     pub fn is_limited(&self) -> bool {
-        self.budget.most.is_some()
+        self.budget.is_limited()
     }
 
     /// Gives all back.

@@ -182,13 +182,15 @@ impl RowBuffer {
     ) -> Result<(UInt32Array, Vec<RowNumber>)> {
         let (mut probing, mut found) = (Vec::new(), Vec::new());
         if self.alive_count > 0 {
-            for (row, hash) in hashes_of(keys, rows)?.into_iter().enumerate() {
+            // All heads first: memory is far away, and what does not wait for each other is fetched together.
+            let head = |hash: &u64| self.newest.get(hash).copied().unwrap_or(END);
+            let heads: Vec<RowNumber> = hashes_of(keys, rows)?.iter().map(head).collect();
+            for (row, mut at) in heads.into_iter().enumerate() {
                 // All NULLs have one hash: they would meet each other for nothing.
                 if !null_equals_null && keys.iter().any(|key| key.is_null(row)) {
                     continue;
                 }
                 let first = found.len();
-                let mut at = self.newest.get(&hash).copied().unwrap_or(END);
                 // The chain leads back in time.
                 while at != END && at >= self.first_alive {
                     if self.alive[at as usize] {
@@ -538,8 +540,8 @@ impl Tables for RowBuffer {
                     let keep = wanted(&run.columns()[HEAD..HEAD + self.key_count], run.num_rows())?;
                     if keep.iter().any(|k| !k) {
                         run = filter_record_batch(&run, &BooleanArray::from(keep))?;
-                    } else if run.num_rows() < batch.num_rows() {
-                        // A part of the file's rows must not keep all of them in memory.
+                    } else {
+                        // Rows must not keep in memory what they are a part of: the file's other rows, or the file itself.
                         run = copy_of(&run)?;
                     }
                     if run.num_rows() == 0 {

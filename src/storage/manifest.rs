@@ -61,6 +61,25 @@ struct Page {
     entries: Vec<ManifestEntry>,
 }
 
+/// What the newest entry of a manifest says of all before it.
+#[derive(Debug, Clone)]
+pub struct Newest {
+    listed: BTreeSet<u64>,
+    last_batches: BTreeMap<String, i64>,
+}
+
+impl Newest {
+    /// Returns the last batch that the query published, or `None` where it published none.
+    pub fn last_batch(&self, query_id: &str) -> Option<i64> {
+        self.last_batches.get(query_id).copied()
+    }
+
+    /// Returns the queries that published to the table, ordered by id.
+    pub fn queries(&self) -> impl Iterator<Item = &str> {
+        self.last_batches.keys().map(String::as_str)
+    }
+}
+
 /// The manifest of one table.
 #[derive(Debug, Clone)]
 pub struct Manifest {
@@ -78,28 +97,49 @@ impl Manifest {
     /// # Errors
     /// `CheckpointCorrupt` where the manifest is not whole; `Unavailable` where it cannot be written.
     pub async fn add(&self, query_id: &str, batch_id: i64, files: Vec<ManifestFile>) -> Result<()> {
+        let mut newest = self.newest().await?;
         for _ in 0..ATTEMPTS {
-            let listed = self.sequences().await?;
-            let sequence = listed.last().map_or(0, |last| last + 1);
-            let Some(mut page) = self.next_page(&listed, sequence).await? else {
-                continue;
-            };
-            if page.last_batches.get(query_id).is_some_and(|last| *last >= batch_id) {
+            if self.add_after(&newest, query_id, batch_id, &files).await? {
                 return Ok(());
             }
-            page.last_batches.insert(query_id.to_string(), batch_id);
-            let entry = ManifestEntry { sequence, query_id: query_id.to_string(), batch_id, files: files.clone() };
-            page.entries.push(entry);
-            if self.write(sequence, &page).await? && self.last_batch(query_id).await? >= Some(batch_id) {
-                return Ok(());
-            }
-            // Another flow took the number; or it was free only because what had it is compacted and deleted by now,
-            // and then the file that was just written counts for nothing.
+            newest = self.newest().await?;
         }
         Err(Error::unavailable(format!(
             "the manifest {} changed {ATTEMPTS} times while batch {batch_id} was to be added; start the query again",
             self.store.location()
         )))
+    }
+
+    /// Adds what a batch published if nothing was added since `newest` was looked at; returns whether it is there. Durable
+    /// on return.
+    ///
+    /// # Errors
+    /// As [`Manifest::add`].
+    pub async fn add_after(
+        &self,
+        newest: &Newest,
+        query_id: &str,
+        batch_id: i64,
+        files: &[ManifestFile],
+    ) -> Result<bool> {
+        if newest.last_batch(query_id) >= Some(batch_id) {
+            return Ok(true);
+        }
+        let sequence = newest.listed.last().map_or(0, |last| last + 1);
+        let Some(mut entries) = self.repeated(newest, sequence).await? else {
+            return Ok(false);
+        };
+        entries.push(ManifestEntry { sequence, query_id: query_id.to_string(), batch_id, files: files.to_vec() });
+        let mut last_batches = newest.last_batches.clone();
+        last_batches.insert(query_id.to_string(), batch_id);
+        if !self.write(sequence, &Page { last_batches, entries }).await? {
+            // Another flow took the number.
+            return Ok(false);
+        }
+        // It may have been free only because what had it is compacted and deleted by now: then the file that was just
+        // written counts for nothing.
+        let is_last = self.sequences().await?.last() == Some(&sequence);
+        Ok(is_last || self.last_batch(query_id).await? >= Some(batch_id))
     }
 
     /// Returns every entry, ordered by sequence, or `None` where the table has no manifest.
@@ -158,7 +198,7 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::entries`].
     pub async fn last_batch(&self, query_id: &str) -> Result<Option<i64>> {
-        Ok(self.last_batches().await?.get(query_id).copied())
+        Ok(self.newest().await?.last_batch(query_id))
     }
 
     /// Returns the queries that published to the table, ordered by id.
@@ -166,47 +206,40 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::entries`].
     pub async fn queries(&self) -> Result<Vec<String>> {
-        Ok(self.last_batches().await?.into_keys().collect())
+        Ok(self.newest().await?.last_batches.into_keys().collect())
     }
 
-    async fn last_batches(&self) -> Result<BTreeMap<String, i64>> {
+    /// Looks at the newest entry.
+    ///
+    /// # Errors
+    /// As [`Manifest::entries`].
+    pub async fn newest(&self) -> Result<Newest> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
             let listed = self.sequences().await?;
             let Some(&newest) = listed.last() else {
-                return Ok(BTreeMap::new());
+                return Ok(Newest { listed, last_batches: BTreeMap::new() });
             };
             if let Some(page) = self.read(newest).await? {
-                return Ok(page.last_batches);
+                return Ok(Newest { listed, last_batches: page.last_batches });
             }
             last = newest;
         }
         Err(self.gap(last))
     }
 
-    /// The page numbered `sequence` without its own entry: what it repeats, and the last batches so far. `None` where
-    /// the listing is out of date.
-    async fn next_page(&self, listed: &BTreeSet<u64>, sequence: u64) -> Result<Option<Page>> {
-        let Some(newest) = sequence.checked_sub(1) else {
-            return Ok(Some(Page { last_batches: BTreeMap::new(), entries: Vec::new() }));
-        };
-        let Some(page) = self.read(newest).await? else {
-            return Ok(None);
-        };
+    /// The entries that the file numbered `sequence` repeats. `None` where the listing is out of date.
+    async fn repeated(&self, newest: &Newest, sequence: u64) -> Result<Option<Vec<ManifestEntry>>> {
         let first = first_of(sequence);
-        let entries = if first == sequence {
-            Vec::new()
-        } else {
-            match self.read_range(listed, first, newest).await? {
-                Ok(entries) => entries,
-                Err(missing) => {
-                    // A compaction explains it only if there is something newer by now.
-                    let unchanged = self.sequences().await? == *listed;
-                    return if unchanged { Err(self.gap(missing)) } else { Ok(None) };
-                }
-            }
+        let Some(last) = sequence.checked_sub(1).filter(|_| first < sequence) else {
+            return Ok(Some(Vec::new()));
         };
-        Ok(Some(Page { last_batches: page.last_batches, entries }))
+        match self.read_range(&newest.listed, first, last).await? {
+            Ok(entries) => Ok(Some(entries)),
+            // A compaction explains it only if there is something newer by now.
+            Err(missing) if self.sequences().await? == newest.listed => Err(self.gap(missing)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Creates the file and deletes those that it repeats. False where the number is taken.

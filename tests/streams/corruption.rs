@@ -320,6 +320,9 @@ fn placeless(site: &Site, text: &str) -> String {
         (r"part-[0-9a-f]{8}-", "part-<query>-"),
         (r"\b[0-9a-f]{8}\b", "<checksum>"),
         (r"\b\d+ bytes", "<n> bytes"),
+        // A snapshot is written beside the batches: of which it is the state is chance.
+        (r"\b\d+(-\d+\.snapshot\b.*) batch \d+ or before", "<version>$1 batch <version> or before"),
+        (r"\b\d+(-\d+\.snapshot\b)", "<version>$1"),
     ];
     replaced.iter().fold(text, |text, (pattern, by)| Regex::new(pattern).unwrap().replace_all(&text, *by).into_owned())
 }

@@ -1,5 +1,5 @@
 //! One lane's half of the aggregate: what came is merged with what is remembered, what expired leaves, the change is
-//! durable before any row is handed on, and the output mode says which rows those are.
+//! written, and the output mode says which rows are handed on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ struct Leaving {
     rows: usize,
 }
 
-/// Runs one batch of one lane. State is durable (not yet current) when the rows are returned.
+/// Runs one batch of one lane. State is on its way to the disk when the rows are returned.
 pub(super) async fn run_lane(
     spec: &AggregateSpec,
-    batch: &BatchContext,
+    batch: &Arc<BatchContext>,
     lane: usize,
     came: Vec<Piece>,
 ) -> PlanResult<Vec<RecordBatch>> {
@@ -56,8 +56,7 @@ pub(super) async fn run_lane(
         oldest_us: lane_work.oldest(tables),
         at_ms: [started_ms, merged_ms, batch.clock.now_ms()],
     };
-    batch.commit_lane(spec.operator, lane, &mut state, counts).await?;
-    drop(state);
+    batch.commit_lane(spec.operator, lane, state, counts).await?;
     leaving.into_iter().map(|rows| lane_work.output(rows)).collect()
 }
 

@@ -5,11 +5,12 @@
 //! changes is kept apart, typed, and becomes one chunk of columns at the end.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, UInt32Array};
+use datafusion::common::HashSet;
 
 use super::row::StateRow;
 use super::scope::Scope;

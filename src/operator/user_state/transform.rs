@@ -329,7 +329,7 @@ impl UserProcessor for Transform {
         let mut state = batch.open_lane(id, lane, KeyedRows::weight(&came)).await?;
         let work = LaneBatch { transform: self, operator, batch: &batch, lane, input: &input_schema };
         let (given, counts) = work.run(&mut state, came)?;
-        batch.commit_lane(id, lane, &mut state, counts).await?;
+        batch.commit_lane(id, lane, state, counts).await?;
         Ok(given)
     }
 }

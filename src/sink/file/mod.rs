@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::{OutputMode, Prepared, Sink, SinkBatch, SinkContext, SinkProvider, SinkSpec};
 use crate::error::{Error, Result};
-use crate::storage::manifest::{MANIFEST_FOLDER, Manifest, ManifestFile};
+use crate::storage::manifest::{MANIFEST_FOLDER, Manifest, ManifestFile, Newest};
 use crate::storage::{DurableStore, LocalStore, Place, blocking, create_folder};
 
 mod csv;
@@ -145,11 +145,11 @@ impl FileSink {
     }
 
     /// Checks that no other query writes to the directory, or that this is meant.
-    async fn check_owner(&self, query_id: &str) -> Result<()> {
+    fn check_owner(&self, newest: &Newest, query_id: &str) -> Result<()> {
         if self.settings.shared {
             return Ok(());
         }
-        match self.manifest.queries().await?.iter().find(|query| *query != query_id) {
+        match newest.queries().find(|query| *query != query_id) {
             Some(other) => Err(self.belongs_to(other, query_id)),
             None => Ok(()),
         }
@@ -164,9 +164,9 @@ impl FileSink {
     }
 
     /// Checks that the directory holds of this query just what the checkpoint knows of.
-    async fn check_progress(&self, context: &SinkContext) -> Result<()> {
+    async fn check_progress(&self, newest: &Newest, context: &SinkContext) -> Result<()> {
         let SinkContext { query_id, next_batch_id, first_batch_id, .. } = context;
-        let last = self.manifest.last_batch(query_id).await?;
+        let last = newest.last_batch(query_id);
         if let Some(last) = last.filter(|last| last >= next_batch_id) {
             return Err(Error::incompatible(format!(
                 "{} holds batch {last} of query {query_id}, and the checkpoint would run from batch {next_batch_id}: \
@@ -183,7 +183,7 @@ impl FileSink {
         if *next_batch_id > 0 {
             return Ok(());
         }
-        let without_manifest = self.manifest.queries().await?.is_empty();
+        let without_manifest = newest.queries().next().is_none();
         let root = self.root.clone();
         let Some(found) = blocking(move || staging::published_queries(&root)).await?.into_iter().find(|short| {
             // Without a manifest the names alone tell whose files they are.
@@ -214,8 +214,9 @@ impl Sink for FileSink {
             )));
         }
         self.manifest.verify().await?;
-        self.check_owner(&context.query_id).await?;
-        self.check_progress(context).await?;
+        let newest = self.manifest.newest().await?;
+        self.check_owner(&newest, &context.query_id)?;
+        self.check_progress(&newest, context).await?;
         let root = self.root.clone();
         blocking(move || create_folder(&root.join(STAGING_FOLDER), &root)).await?;
         *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.clone());
@@ -259,8 +260,9 @@ impl Sink for FileSink {
         if is_earlier {
             self.check_shape(shape.as_ref())?;
         }
-        self.check_owner(&query_id).await?;
-        let last = self.manifest.last_batch(&query_id).await?.unwrap_or(-1);
+        let newest = self.manifest.newest().await?;
+        self.check_owner(&newest, &query_id)?;
+        let last = newest.last_batch(&query_id).unwrap_or(-1);
         if last >= batch_id {
             // What is published needs nothing staged, whoever staged it.
             return self.unstage(&self.context()?, last).await;
@@ -276,7 +278,9 @@ impl Sink for FileSink {
         let published: Vec<ManifestFile> = files.iter().map(staging::StagedFile::published).collect();
         blocking(move || staging::publish(&root, &files)).await?;
         fail::fail_point!("sink.published");
-        self.manifest.add(&query_id, batch_id, published).await?;
+        if !self.manifest.add_after(&newest, &query_id, batch_id, &published).await? {
+            self.manifest.add(&query_id, batch_id, published).await?;
+        }
         fail::fail_point!("manifest.written");
         self.sweep(batch_id).await
     }

@@ -5,7 +5,6 @@
 //! that a quote that never ends costs no more than its line.
 
 use memchr::memchr;
-use memchr::memmem::Finder;
 
 use super::lines::{LineDecoder, RowEnds};
 use super::malformed::{Rows, Verdict};
@@ -21,8 +20,6 @@ pub(super) struct CsvDialect {
     /// The first row of a file names the columns.
     pub(super) header: bool,
     separator: String,
-    /// Finds the separator.
-    finder: Finder<'static>,
     quote: Option<char>,
     escape: Option<char>,
     /// Whether rows are first tried with quotes doubled and without escapes.
@@ -62,7 +59,6 @@ impl CsvDialect {
         };
         Ok(Self {
             header: options.flag(header_option.unwrap_or("header"), false)?,
-            finder: Finder::new(separator.as_bytes()).into_owned(),
             separator,
             quote: one_letter(options, "quote", Some('"'))?,
             escape: one_letter(options, "escape", Some('\\'))?,
@@ -115,7 +111,7 @@ impl CsvDialect {
     fn separator_in(&self, text: &str) -> Option<usize> {
         match self.separator.as_bytes() {
             [byte] => memchr(*byte, text.as_bytes()),
-            _ => self.finder.find(text.as_bytes()),
+            _ => text.find(self.separator.as_str()),
         }
     }
 

@@ -154,7 +154,7 @@ impl FileFormat {
         let explain = self.mode == Mode::FailFast;
         let fields = layout.decoded_fields();
         let (decoder, whole_file): (Box<dyn LineDecoder>, bool) = match &self.kind {
-            Kind::Parquet => return Ok(read_parquet(open_file, layout, context.batch_size)),
+            Kind::Parquet => return Ok(read_parquet(open_file, layout, context)),
             Kind::Json => {
                 let names = fields.iter().map(|field| field.name().clone()).collect();
                 (Box::new(JsonDecoder::new(names, explain)), false)

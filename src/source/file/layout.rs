@@ -5,7 +5,7 @@
 //! columns, in the wanted order and of the declared types, whatever the file holds.
 
 use datafusion::arrow::array::{ArrayRef, new_null_array};
-use datafusion::arrow::datatypes::{Field, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::ScalarValue;
 
@@ -89,6 +89,11 @@ impl Layout {
     /// it is decoded at all.
     pub(super) fn slots(&self) -> &[Option<usize>] {
         &self.decoded
+    }
+
+    /// Returns the declared type of a column that the file is to have.
+    pub(super) fn declared_type(&self, name: &str) -> Option<&DataType> {
+        self.file_fields.iter().find(|field| field.name() == name).map(Field::data_type)
     }
 
     /// Returns the columns to decode.

@@ -14,8 +14,14 @@ use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::DataFusionError;
-use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, ParquetFileMetrics, RowGroupAccessPlanFilter};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr::{conjunction, split_conjunction};
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{PhysicalExpr, SendableRecordBatchStream};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -23,6 +29,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::layout::Layout;
 use super::lines::OpenFile;
 use crate::error::{Error, Result};
+use crate::source::ReadContext;
 
 /// How much of a file's end is fetched at once, in the hope that the footer is all in there.
 const FOOTER_BYTES: usize = 64 * 1024;
@@ -55,9 +62,9 @@ impl AsyncFileReader for Ranges {
 }
 
 /// Returns the rows of a file as a stream of batches.
-pub(super) fn read_parquet(file: OpenFile, layout: Layout, batch_size: usize) -> SendableRecordBatchStream {
+pub(super) fn read_parquet(file: OpenFile, layout: Layout, context: ReadContext) -> SendableRecordBatchStream {
     let schema = layout.schema();
-    let batches = futures::stream::once(open(file, layout, batch_size)).try_flatten();
+    let batches = futures::stream::once(open(file, layout, context)).try_flatten();
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
 
@@ -73,15 +80,20 @@ pub(super) async fn read_schema(file: OpenFile) -> Result<SchemaRef> {
 
 type Batches = BoxStream<'static, std::result::Result<RecordBatch, DataFusionError>>;
 
-async fn open(file: OpenFile, layout: Layout, batch_size: usize) -> std::result::Result<Batches, DataFusionError> {
+async fn open(file: OpenFile, layout: Layout, context: ReadContext) -> std::result::Result<Batches, DataFusionError> {
     let name = file.name.clone();
-    let builder = ParquetRecordBatchStreamBuilder::new(Ranges(file)).await.map_err(|e| not_parquet(&name, e))?;
+    let mut builder = ParquetRecordBatchStreamBuilder::new(Ranges(file)).await.map_err(|e| not_parquet(&name, e))?;
+    if let Some(filter) = &context.filter
+        && let Some(groups) = row_groups(&builder, &name, filter, &layout)?
+    {
+        builder = builder.with_row_groups(groups);
+    }
     let fields = layout.decoded_fields();
     let found: Vec<Option<usize>> = fields.iter().map(|field| position(builder.schema(), field)).collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), found.iter().copied().flatten());
     let roots: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let stream =
-        builder.with_projection(mask).with_batch_size(batch_size.max(1)).build().map_err(|e| not_parquet(&name, e))?;
+    let builder = builder.with_projection(mask).with_batch_size(context.batch_size.max(1));
+    let stream = builder.build().map_err(|e| not_parquet(&name, e))?;
     let batches = stream.map(move |batch| -> std::result::Result<RecordBatch, DataFusionError> {
         let batch = batch.map_err(|e| not_parquet(&name, e))?;
         let column = |(field, found): (&Field, &Option<usize>)| -> Result<ArrayRef> {
@@ -95,6 +107,33 @@ async fn open(file: OpenFile, layout: Layout, batch_size: usize) -> std::result:
         Ok(layout.assemble(&columns, None, batch.num_rows())?)
     });
     Ok(batches.boxed())
+}
+
+/// Returns the row groups that may hold rows for which `filter` holds, by what the file says of their values; `None` where
+/// it says nothing. Only conditions count whose columns are in the file as they are declared.
+fn row_groups(
+    builder: &ParquetRecordBatchStreamBuilder<Ranges>,
+    name: &str,
+    filter: &Arc<dyn PhysicalExpr>,
+    layout: &Layout,
+) -> std::result::Result<Option<Vec<usize>>, DataFusionError> {
+    let in_file = |column: &Column| {
+        let found = builder.schema().field_with_name(column.name()).ok();
+        found.is_some_and(|found| layout.declared_type(column.name()) == Some(found.data_type()))
+    };
+    let usable = |part: &&Arc<dyn PhysicalExpr>| collect_columns(part).iter().all(in_file);
+    let parts = split_conjunction(filter).into_iter().filter(usable).map(Arc::clone);
+    let predicate = reassign_expr_columns(conjunction(parts), builder.schema())?;
+    let Some(predicate) =
+        PruningPredicateBuilder::new().with_file_schema(Arc::clone(builder.schema())).build(predicate)
+    else {
+        return Ok(None);
+    };
+    let groups = builder.metadata().row_groups();
+    let mut pruned = RowGroupAccessPlanFilter::new(ParquetAccessPlan::new_all(groups.len()));
+    let metrics = ParquetFileMetrics::new(0, name, &ExecutionPlanMetricsSet::new());
+    pruned.prune_by_statistics(builder.schema(), builder.parquet_schema(), groups, &predicate, &metrics);
+    Ok(Some(pruned.build().row_group_indexes()))
 }
 
 /// Finds a column by name: letter by letter, or else without case.

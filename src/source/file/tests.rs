@@ -6,6 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{binary, col, lit};
 use futures::TryStreamExt;
 
 use super::lines::PIECE_BYTES;
@@ -75,7 +78,7 @@ impl Place {
         let mut rows = Vec::new();
         for file in &files {
             let malformed_rows = Arc::clone(&malformed_rows);
-            let context = ReadContext { projection: projection.clone(), batch_size: 2, malformed_rows };
+            let context = ReadContext { projection: projection.clone(), batch_size: 2, filter: None, malformed_rows };
             let batches: Vec<RecordBatch> = format.read(file, context)?.try_collect().await?;
             assert!(batches.iter().all(|batch| batch.num_rows() <= 2));
             rows.extend(batches.iter().flat_map(json_rows));
@@ -318,6 +321,35 @@ async fn parquet_is_cast_and_lacking_columns_are_null() {
     let error = place.rows("parquet", Some(wrong), &[], None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataInvalid);
     assert!(error.message().contains("a.parquet: column 's' is Utf8"), "{error}");
+}
+
+#[tokio::test]
+async fn parquet_leaves_out_row_groups_that_nobody_wants() {
+    let place = Place::new();
+    let written = schema(&[("n", DataType::Int64), ("m", DataType::Int64)]);
+    let file = std::fs::File::create(place.root.join("in/a.parquet")).unwrap();
+    let mut writer = ::parquet::arrow::ArrowWriter::try_new(file, Arc::clone(&written), None).unwrap();
+    for first in [1, 3] {
+        let numbers: datafusion::arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![first, first + 1]));
+        writer
+            .write(&RecordBatch::try_new(Arc::clone(&written), vec![Arc::clone(&numbers), numbers]).unwrap())
+            .unwrap();
+        writer.flush().unwrap();
+    }
+    writer.close().unwrap();
+
+    // The file's m is of another type than the declared one, so what it says of its values is not looked at.
+    let declared = schema(&[("m", DataType::Int32), ("n", DataType::Int64)]);
+    let files = list_files_with(&place.input(), &Options::default()).await.unwrap();
+    let format = FileFormat::open("parquet", Some(Arc::clone(&declared)), &Options::default(), &files).await.unwrap();
+    let (two, none, many) = (ScalarValue::from(2_i64), ScalarValue::from(0_i64), ScalarValue::from(9_i64));
+    for (name, limit, rows) in [("n", two, 2), ("n", none, 4), ("n", many, 0), ("m", ScalarValue::from(2_i32), 4)] {
+        let column = col(name, &declared).unwrap();
+        let filter = Some(binary(column, Operator::Gt, lit(limit), &declared).unwrap());
+        let context = ReadContext { projection: Some(vec![1]), filter, batch_size: 8, malformed_rows: Arc::default() };
+        let batches: Vec<RecordBatch> = format.read(&files[0], context).unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{name}");
+    }
 }
 
 #[tokio::test]
