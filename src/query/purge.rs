@@ -1,13 +1,13 @@
 //! What is no longer needed goes: old log entries, state files no retained commit lists, and what undecided batches of
 //! earlier runs left. Never below what recovery needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::execution::Execution;
 use crate::checkpoint::{Checkpoint, CommitEntry, SOURCES_LOOK_BACK};
 use crate::error::Result;
-use crate::state::KEY_GROUPS;
+use crate::state::{FileKind, KEY_GROUPS};
 
 /// Purging looks at folders, so it is done once in so many batches.
 const EVERY: i64 = 10;
@@ -82,10 +82,29 @@ async fn purge_below(checkpoint: &Checkpoint, oldest: i64, lanes: usize) -> Resu
     };
     checkpoint.commit_log().purge_below(oldest).await?;
     checkpoint.offset_log().purge_below(oldest).await?;
-    let listed = listed(&commit);
-    // Later commits list files of later versions; of the older only these.
-    let unlisted = |name: &str, version: i64, _| version <= oldest && !listed.contains(name);
+    let (listed, snapshots) = (listed(&commit), snapshots(&commit));
+    // Later commits list files of later versions; of the older only these, and snapshots that were still being written then.
+    let unlisted = |name: &str, version: i64, _| {
+        let awaited = name.ends_with(SNAPSHOT) && snapshots.get(&series(name)).is_none_or(|listed| version > *listed);
+        version <= oldest && !listed.contains(name) && !awaited
+    };
     remove_state(checkpoint, commit.state.len(), lanes, unlisted).await
+}
+
+/// How the names of snapshots end.
+const SNAPSHOT: &str = ".snapshot";
+
+/// The versions of the snapshots that a commit lists, by series.
+fn snapshots(commit: &CommitEntry) -> BTreeMap<(&str, &str), i64> {
+    let files = commit.state.iter().flat_map(|s| &s.files).filter(|file| file.kind == FileKind::Snapshot);
+    files.map(|file| (series(&file.name), file.version)).collect()
+}
+
+/// Folder and kind of a state file, `<operator>/<lane>/<version>-<run>.<kind>`: of those that share them a later one takes
+/// the place of an earlier one.
+fn series(name: &str) -> (&str, &str) {
+    let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+    (folder, file.split_once('.').map_or("", |(_, kind)| kind))
 }
 
 fn listed(commit: &CommitEntry) -> BTreeSet<String> {

@@ -9,7 +9,7 @@
 //! state of an application's own ([`user_state`], [`user_time`]), what bad input is told ([`bad_input`],
 //! [`bad_checkpoint`], [`corruption`], [`changed_queries`], [`malformed_rows`], [`evil_names`]), checkpoints of earlier
 //! versions ([`compatibility`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump
-//! ([`clock_jumps`]), stores that fail ([`failing_store`]), what is told to nobody ([`secrets`]), what fuzzing found
+//! ([`clock_jumps`]), stores that fail ([`failing_store`]) or are slow ([`slow_snapshots`]), what is told to nobody ([`secrets`]), what fuzzing found
 //! ([`fuzz_findings`]), what comes back from CSV ([`csv_values`]), Nexmark beside its batch
 //! ([`nexmark`]), state read with SQL ([`state_reader`]), what the papers
 //! show ([`shown`]), and the direction of imports ([`direction`]).
@@ -55,6 +55,7 @@ mod restart;
 mod scenario;
 mod secrets;
 mod shown;
+mod slow_snapshots;
 mod spark_cases;
 mod sql_scripts;
 mod state_reader;

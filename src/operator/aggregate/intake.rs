@@ -52,6 +52,11 @@ pub(in crate::operator) struct Arguments {
 
 /// So many rows show whether keys repeat.
 const SAMPLE_ROWS: usize = 1 << 13;
+/// So many bytes of rows as they are a partition holds at most; those after them are aggregated, since a batch may be of
+/// any size.
+const MOST_BYTES: usize = 128 << 20;
+/// Likewise, where memory is limited.
+const MOST_BYTES_OF_LIMITED: usize = 8 << 20;
 /// So many rows are aggregated before it is seen again what the groups take.
 const ROWS_BETWEEN_LOOKS: usize = 1 << 16;
 
@@ -106,6 +111,9 @@ async fn take_in_partition(
     let operator = spec.operator;
     let repeated = batch.keys_repeated(operator);
     let mut intake = Intake::new(spec, late_us, batch.state.lanes, repeated);
+    if batch.state.limited {
+        intake.most_bytes = MOST_BYTES_OF_LIMITED;
+    }
     let (mut unseen, mut grown) = (0, 0);
     while let Some(rows) = rows.try_next().await? {
         fail::fail_point!("operator.mid_batch");
@@ -145,6 +153,7 @@ struct Intake {
     /// By lane.
     dealt: Vec<Vec<Piece>>,
     dealt_bytes: usize,
+    most_bytes: usize,
     /// Late rows of the batch of rows that was added last.
     late: Vec<u32>,
     timeless: u64,
@@ -178,6 +187,7 @@ impl Intake {
             sampling: choosing && repeated.is_none(),
             dealt: (0..lanes).map(|_| Vec::new()).collect(),
             dealt_bytes: 0,
+            most_bytes: MOST_BYTES,
             late: Vec::new(),
             timeless: 0,
         }
@@ -199,9 +209,10 @@ impl Intake {
             keys: spec.key_indexes().map(|i| Arc::clone(&groups[i])).collect(),
             arguments: Arguments::of(&spec, rows)?,
         };
-        if self.as_they_are {
+        if self.as_they_are && self.dealt_bytes < self.most_bytes {
             return self.deal_rows(&columns, by_table, count);
         }
+        self.as_they_are = false;
         for (table, rows) in by_table {
             let (columns, rows) = columns.picked(rows, count)?;
             self.fresh.update(table, &columns.keys, &columns.arguments, rows)?;
