@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::DurableStore;
-use super::disk::{Link, create_folder, failed, link_new, remove, sync_dir, write_synced};
+use super::disk::{Link, create_folder, create_new, failed, link_new, remove, sync_dir, sync_file, write_synced};
 use crate::error::{Error, Result};
 
 /// What every file begins with that is not whole yet.
@@ -87,7 +87,7 @@ impl LocalStore {
                 let _ = fs::remove_file(&temporary);
                 return Err(failed("write", &target, error));
             }
-            interrupt_before_link(name);
+            interrupt(name);
             match link_new(&temporary, &target) {
                 Ok(Link::Moved) => {}
                 Ok(link) => {
@@ -114,13 +114,21 @@ impl LocalStore {
         let target = self.path(name);
         let folder = target.parent().unwrap_or(&self.root);
         self.prepare_folder(folder)?;
-        match write_synced(&target, bytes) {
-            Ok(()) => {}
+        let mut file = match create_new(&target) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(error) => {
-                let _ = fs::remove_file(&target);
-                return Err(failed("write", &target, error));
-            }
+            Err(error) => return Err(failed("write", &target, error)),
+        };
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        let mut write = || {
+            file.write_all(first)?;
+            interrupt(name);
+            file.write_all(rest)?;
+            sync_file(&file, &target)
+        };
+        if let Err(error) = write() {
+            let _ = fs::remove_file(&target);
+            return Err(failed("write", &target, error));
         }
         sync_dir(folder)?;
         Ok(true)
@@ -255,9 +263,9 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A test may make the process die while a file is written but does not have its name yet.
+/// A test may make the process die while a file is not whole, or is and does not have its name yet.
 #[allow(clippy::if_same_then_else)] // they are alike only where there are no failpoints
-fn interrupt_before_link(name: &str) {
+fn interrupt(name: &str) {
     if name.ends_with(".delta") {
         fail::fail_point!("state.delta_partly_written");
     } else if name.ends_with(".snapshot") {
@@ -289,6 +297,16 @@ mod tests {
         assert_eq!(store.below("offsets").list("").await.unwrap(), ["1"]);
         assert_eq!(store.list("nothing/here").await.unwrap(), Vec::<String>::new());
         assert_eq!(store.read("nothing/here").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_list_names_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(dir.path());
+        assert!(store.create_unlisted("0/0/1-1.delta", Bytes::from_static(b"whole")).await.unwrap());
+        assert!(!store.create_unlisted("0/0/1-1.delta", Bytes::from_static(b"other")).await.unwrap());
+        assert_eq!(store.read("0/0/1-1.delta").await.unwrap().unwrap(), "whole");
+        assert_eq!(store.list("0/0").await.unwrap(), ["1-1.delta"]);
     }
 
     #[tokio::test]
