@@ -201,6 +201,8 @@ pub struct BatchContext {
     shared: Mutex<BTreeMap<(usize, usize), SharedWork>>,
     /// (node, partition) of what was read to its end
     finished: Mutex<BTreeSet<(usize, usize)>>,
+    /// (operator, lane) of what has begun to run
+    begun: Mutex<BTreeSet<(usize, usize)>>,
     /// State on its way to the disk.
     pending: Mutex<Vec<JoinHandle<Result<()>>>>,
 }
@@ -238,8 +240,15 @@ impl BatchContext {
             late: keeps_late_rows.then(Mutex::default),
             shared: Mutex::default(),
             finished: Mutex::default(),
+            begun: Mutex::default(),
             pending: Mutex::default(),
         }
+    }
+
+    /// Notes that a lane begins to run; returns false where it has before: who stops reading a partition may have it read
+    /// again, to its end.
+    pub fn begin(&self, operator: usize, lane: usize) -> bool {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert((operator, lane))
     }
 
     /// Notes that state is on its way to the disk.

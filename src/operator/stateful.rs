@@ -244,7 +244,10 @@ impl ExecutionPlan for StatefulExec {
         let rows = futures::stream::iter(lanes).map(move |work| {
             let operator = Arc::clone(&operator);
             async move {
-                let rows = operator.run(work).await?;
+                let rows = match work.batch.begin(operator.id(), work.lane) {
+                    true => operator.run(work).await?,
+                    false => Vec::new(),
+                };
                 Ok::<_, DataFusionError>(futures::stream::iter(rows.into_iter().filter(|r| r.num_rows() > 0).map(Ok)))
             }
         });
