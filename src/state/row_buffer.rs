@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -15,13 +14,17 @@ use datafusion::arrow::array::{
     new_null_array,
 };
 use datafusion::arrow::compute::kernels::cmp::{eq, not_distinct};
-use datafusion::arrow::compute::{SortOptions, and, concat, filter, filter_record_batch, interleave, take};
+use datafusion::arrow::compute::{SortOptions, and, concat, filter, filter_record_batch, take};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
 use super::keyed_tables::copy_of;
 use super::tables::{FrozenRows, PIECE_ROWS, Tables, Wanted, index_bytes};
 use crate::error::{Error, Result};
+
+mod frozen;
+
+use frozen::{Facts, Frozen, append_batch, gather};
 
 const APPEND: u8 = 3;
 const MATCHED: u8 = 4;
@@ -402,70 +405,6 @@ impl RowBuffer {
             expiry: rows.iter().map(|row| self.expiry[at(row)]).collect(),
             // as it is now: a partner found in the same batch needs no change of its own, but may have one
             matched: rows.iter().map(|row| self.matched[at(row)]).collect(),
-        }
-    }
-}
-
-/// What stands beside the columns of some rows.
-struct Facts {
-    ids: Int64Array,
-    expiry: Int64Array,
-    matched: Vec<bool>,
-}
-
-/// The rows that were alive at one moment.
-struct Frozen {
-    change_schema: SchemaRef,
-    chunks: Vec<Chunk>,
-    rows: Vec<RowNumber>,
-    facts: Facts,
-}
-
-impl FrozenRows for Frozen {
-    fn each_piece(&self, give: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        let count = self.change_schema.fields().len() - HEAD;
-        for (piece, rows) in self.rows.chunks(PIECE_ROWS).enumerate() {
-            let (start, length) = (piece * PIECE_ROWS, rows.len());
-            let columns = gather(&self.change_schema, &self.chunks, 0..count, rows)?;
-            let Facts { ids, expiry, matched } = &self.facts;
-            let facts = Facts {
-                ids: ids.slice(start, length),
-                expiry: expiry.slice(start, length),
-                matched: matched[start..start + length].to_vec(),
-            };
-            give(append_batch(&self.change_schema, facts, columns)?)?;
-        }
-        Ok(())
-    }
-}
-
-fn append_batch(schema: &SchemaRef, facts: Facts, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
-    let Facts { ids, expiry, matched } = facts;
-    let what = UInt8Array::from_value(APPEND, ids.len());
-    let head: [ArrayRef; HEAD] =
-        [Arc::new(what), Arc::new(ids), Arc::new(expiry), Arc::new(BooleanArray::from(matched))];
-    Ok(RecordBatch::try_new(Arc::clone(schema), head.into_iter().chain(columns).collect())?)
-}
-
-/// Collects rows of some columns from the chunks.
-fn gather(schema: &SchemaRef, chunks: &[Chunk], columns: Range<usize>, rows: &[RowNumber]) -> Result<Vec<ArrayRef>> {
-    match chunks {
-        [] => Ok(columns.map(|c| new_null_array(schema.field(HEAD + c).data_type(), rows.len())).collect()),
-        [only] => {
-            let rows = UInt32Array::from(rows.to_vec());
-            columns.map(|c| Ok(take(&only.columns[c], &rows, None)?)).collect()
-        }
-        chunks => {
-            let place = |row: &RowNumber| {
-                let chunk = chunks.partition_point(|c| c.start <= *row as usize) - 1;
-                (chunk, *row as usize - chunks[chunk].start)
-            };
-            let places: Vec<(usize, usize)> = rows.iter().map(place).collect();
-            let column = |c: usize| {
-                let pieces: Vec<&dyn Array> = chunks.iter().map(|chunk| chunk.columns[c].as_ref()).collect();
-                Ok(interleave(&pieces, &places)?)
-            };
-            columns.map(column).collect()
         }
     }
 }
