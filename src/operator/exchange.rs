@@ -18,7 +18,7 @@ use futures::TryStreamExt;
 use super::batch_context::BatchContext;
 use super::event_time::EventTime;
 use super::stateful::{Weight, each_partition};
-use crate::state::{key_groups, lane_of};
+use crate::state::{KEY_GROUPS, key_groups, lane_of};
 
 /// Rows of one input with what was evaluated of them.
 #[derive(Debug, Clone)]
@@ -103,25 +103,77 @@ pub async fn deal_rows(
     Ok(Dealt { lanes: Mutex::new(dealt), held })
 }
 
+/// Some rows of a batch of rows.
+pub(super) enum Picked {
+    All,
+    Some(UInt32Array),
+}
+
+impl Picked {
+    /// Returns how many rows of `count` they are.
+    pub(super) fn len(&self, count: usize) -> usize {
+        match self {
+            Self::All => count,
+            Self::Some(rows) => rows.len(),
+        }
+    }
+
+    /// Picks the rows of a column.
+    pub(super) fn of(&self, column: &ArrayRef) -> PlanResult<ArrayRef> {
+        match self {
+            Self::All => Ok(Arc::clone(column)),
+            Self::Some(rows) => Ok(take(column, rows, None)?),
+        }
+    }
+
+    /// Picks the rows of all columns.
+    pub(super) fn of_all(&self, columns: &[ArrayRef]) -> PlanResult<Vec<ArrayRef>> {
+        columns.iter().map(|column| self.of(column)).collect()
+    }
+}
+
+/// The lanes that own some rows.
+pub(super) struct Owners {
+    lanes: usize,
+    /// row → key group; not looked at where there is one lane
+    groups: Vec<u8>,
+}
+
+impl Owners {
+    /// Finds who owns `rows` rows with these keys.
+    pub(super) fn of(keys: &[ArrayRef], rows: usize, lanes: usize) -> PlanResult<Self> {
+        Ok(Self { lanes, groups: if lanes == 1 { Vec::new() } else { key_groups(keys, rows)? } })
+    }
+
+    /// Sorts some of the rows by lane; lanes without any are left out.
+    pub(super) fn split(&self, rows: Picked) -> Vec<(usize, Picked)> {
+        if self.lanes == 1 {
+            return vec![(0, rows)];
+        }
+        let (lanes, groups) = (self.lanes, &self.groups);
+        let lane_of_group: Vec<usize> = (0..KEY_GROUPS as u8).map(|group| lane_of(group, lanes)).collect();
+        let mut rows_of: Vec<Vec<u32>> = vec![Vec::with_capacity(groups.len() / lanes + 16); lanes];
+        let mut push = |row: u32, group: u8| rows_of[lane_of_group[usize::from(group)]].push(row);
+        match rows {
+            Picked::All => (0..).zip(groups).for_each(|(row, group)| push(row, *group)),
+            Picked::Some(rows) => rows.values().iter().for_each(|row| push(*row, groups[*row as usize])),
+        }
+        let some = rows_of.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        some.map(|(lane, rows)| (lane, Picked::Some(rows.into()))).collect()
+    }
+}
+
 /// Deals rows; returns how many bytes the lanes hold more.
 fn deal(rows: RecordBatch, keys: &[Arc<dyn PhysicalExpr>], lanes: &mut [Vec<KeyedRows>]) -> PlanResult<usize> {
     let count = rows.num_rows();
     let keys: Vec<ArrayRef> = keys.iter().map(|k| k.evaluate(&rows)?.into_array(count)).collect::<PlanResult<_>>()?;
-    if lanes.len() == 1 {
-        let dealt = KeyedRows { rows, keys };
-        let bytes = KeyedRows::weight(std::slice::from_ref(&dealt)).bytes;
-        lanes[0].push(dealt);
-        return Ok(bytes);
-    }
-    let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
-    for (row, group) in key_groups(&keys, count)?.into_iter().enumerate() {
-        rows_of[lane_of(group, lanes.len())].push(row as u32);
-    }
     let mut bytes = 0;
-    for (lane, numbers) in rows_of.into_iter().enumerate().filter(|(_, numbers)| !numbers.is_empty()) {
-        let numbers = UInt32Array::from(numbers);
-        let keys = keys.iter().map(|k| take(k, &numbers, None)).collect::<Result<_, _>>()?;
-        let dealt = KeyedRows { rows: take_record_batch(&rows, &numbers)?, keys };
+    for (lane, picked) in Owners::of(&keys, count, lanes.len())?.split(Picked::All) {
+        let rows = match &picked {
+            Picked::All => rows.clone(),
+            Picked::Some(numbers) => take_record_batch(&rows, numbers)?,
+        };
+        let dealt = KeyedRows { rows, keys: picked.of_all(&keys)? };
         bytes += KeyedRows::weight(std::slice::from_ref(&dealt)).bytes;
         lanes[lane].push(dealt);
     }

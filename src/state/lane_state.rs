@@ -95,8 +95,7 @@ impl LaneState {
 
     /// Leaves memory, until it is opened.
     pub(super) fn leave(&mut self) {
-        let due_us = self.stores.iter_mut().filter_map(|s| s.tables.due_us()).min();
-        self.out = Some(Out { rows: self.row_count(), due_us });
+        self.out = Some(Out { rows: self.row_count(), due_us: self.due_us() });
         for own in &mut self.stores {
             own.tables = own.tables.emptied();
         }
@@ -161,11 +160,14 @@ impl LaneState {
     /// Returns when the first row is due for which the query is to run even without data, in milliseconds of processing
     /// time.
     pub fn wake_ms(&mut self) -> Option<i64> {
-        let due_us = match &self.out {
+        self.due_us().map(|us| us.div_euclid(1000))
+    }
+
+    fn due_us(&mut self) -> Option<i64> {
+        match &self.out {
             Some(out) => out.due_us,
             None => self.stores.iter_mut().filter_map(|s| s.tables.due_us()).min(),
-        };
-        due_us.map(|us| us.div_euclid(1000))
+        }
     }
 
     /// Returns the number of rows in all stores.

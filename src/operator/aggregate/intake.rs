@@ -21,10 +21,9 @@ use super::AggregateSpec;
 use super::fresh::FreshTables;
 use crate::operator::batch_context::BatchContext;
 use crate::operator::event_time::{EventKey, TIMELESS};
-use crate::operator::exchange::{input_memory, take_all};
+use crate::operator::exchange::{Owners, Picked, input_memory};
 use crate::operator::stateful::{Weight, each_partition};
 use crate::sink::OutputMode;
-use crate::state::{KEY_GROUPS, key_groups, lane_of};
 
 /// Rows of one table on their way to a lane.
 pub(super) struct Piece {
@@ -165,12 +164,6 @@ struct Columns {
     arguments: Arguments,
 }
 
-/// Some rows of a batch of rows.
-enum Picked {
-    All,
-    Some(Vec<u32>),
-}
-
 /// Rows by table.
 type RowsByTable = Vec<(i64, Picked)>;
 
@@ -214,7 +207,7 @@ impl Intake {
         }
         self.as_they_are = false;
         for (table, rows) in by_table {
-            let (columns, rows) = columns.picked(rows, count)?;
+            let (columns, rows) = (columns.picked(&rows)?, rows.len(count));
             self.fresh.update(table, &columns.keys, &columns.arguments, rows)?;
             self.aggregated += rows;
         }
@@ -267,7 +260,7 @@ impl Intake {
             }
         }
         by_table.retain(|(_, rows)| !rows.is_empty());
-        Ok(by_table.into_iter().map(|(table, rows)| (table, Picked::Some(rows))).collect())
+        Ok(by_table.into_iter().map(|(table, rows)| (table, Picked::Some(rows.into()))).collect())
     }
 
     /// Whether no row of the pane has a window that is still open.
@@ -281,12 +274,11 @@ impl Intake {
     }
 
     fn deal_rows(&mut self, columns: &Columns, by_table: RowsByTable, count: usize) -> PlanResult<()> {
-        let lanes = self.dealt.len();
-        let groups = if lanes == 1 { Vec::new() } else { key_groups(&columns.keys, count)? };
+        let owners = Owners::of(&columns.keys, count, self.dealt.len())?;
         for (table, rows) in by_table {
-            for (lane, rows) in by_lane(rows, lanes, &groups) {
-                let (Columns { keys, arguments }, rows) = columns.picked(rows, count)?;
-                self.deal(lane, Piece { table, keys, values: Values::Arguments(arguments), rows });
+            for (lane, rows) in owners.split(rows) {
+                let Columns { keys, arguments } = columns.picked(&rows)?;
+                self.deal(lane, Piece { table, keys, values: Values::Arguments(arguments), rows: rows.len(count) });
             }
         }
         Ok(())
@@ -294,20 +286,12 @@ impl Intake {
 
     /// Deals what was aggregated.
     fn deal_groups(&mut self) -> PlanResult<()> {
-        let lanes = self.dealt.len();
         for (table, fresh) in self.fresh.take()? {
-            let groups = if lanes == 1 { Vec::new() } else { key_groups(&fresh.keys, fresh.rows)? };
-            for (lane, rows) in by_lane(Picked::All, lanes, &groups) {
-                let (keys, states, rows) = match rows {
-                    Picked::All => (fresh.keys.clone(), fresh.states.clone(), fresh.rows),
-                    Picked::Some(rows) => {
-                        let rows = UInt32Array::from(rows);
-                        (take_all(&fresh.keys, &rows)?, take_all(&fresh.states, &rows)?, rows.len())
-                    }
-                };
+            for (lane, rows) in Owners::of(&fresh.keys, fresh.rows, self.dealt.len())?.split(Picked::All) {
+                let (keys, states) = (rows.of_all(&fresh.keys)?, rows.of_all(&fresh.states)?);
                 for table in self.tables_over(table) {
                     let values = Values::States(states.clone());
-                    self.deal(lane, Piece { table, keys: keys.clone(), values, rows });
+                    self.deal(lane, Piece { table, keys: keys.clone(), values, rows: rows.len(fresh.rows) });
                 }
             }
         }
@@ -348,22 +332,6 @@ fn place_of(
     })
 }
 
-/// Sorts rows, whose key groups are `groups`, by the lane that owns them; lanes without any are left out.
-fn by_lane(rows: Picked, lanes: usize, groups: &[u8]) -> Vec<(usize, Picked)> {
-    if lanes == 1 {
-        return vec![(0, rows)];
-    }
-    let lane_of_group: Vec<usize> = (0..KEY_GROUPS as u8).map(|group| lane_of(group, lanes)).collect();
-    let mut rows_of: Vec<Vec<u32>> = vec![Vec::with_capacity(groups.len() / lanes + 16); lanes];
-    let mut push = |row: u32, group: u8| rows_of[lane_of_group[usize::from(group)]].push(row);
-    match rows {
-        Picked::All => (0..).zip(groups).for_each(|(row, group)| push(row, *group)),
-        Picked::Some(rows) => rows.into_iter().for_each(|row| push(row, groups[row as usize])),
-    }
-    let some = rows_of.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
-    some.map(|(lane, rows)| (lane, Picked::Some(rows))).collect()
-}
-
 impl Piece {
     pub(super) fn weight(&self) -> Weight {
         match &self.values {
@@ -374,32 +342,22 @@ impl Piece {
 }
 
 impl Columns {
-    /// Picks some rows of `count`; returns how many there are, too.
-    fn picked(&self, rows: Picked, count: usize) -> PlanResult<(Self, usize)> {
-        let rows = match rows {
-            Picked::All => None,
-            Picked::Some(rows) => Some(UInt32Array::from(rows)),
-        };
-        let pick = |column: &ArrayRef| match &rows {
-            Some(rows) => take(column, rows, None),
-            None => Ok(Arc::clone(column)),
-        };
+    fn picked(&self, rows: &Picked) -> PlanResult<Self> {
         let pick_value = |value: &ColumnarValue| match value {
-            ColumnarValue::Array(column) => Ok(ColumnarValue::Array(pick(column)?)),
+            ColumnarValue::Array(column) => Ok(ColumnarValue::Array(rows.of(column)?)),
             one @ ColumnarValue::Scalar(_) => PlanResult::Ok(one.clone()),
         };
         let Arguments { columns, filters } = &self.arguments;
         let columns = columns.iter().map(|columns| columns.iter().map(pick_value).collect::<PlanResult<_>>());
-        let pick_filter = |filter: &Option<BooleanArray>| match (filter, &rows) {
-            (Some(filter), Some(rows)) => PlanResult::Ok(Some(take(filter, rows, None)?.as_boolean().clone())),
+        let pick_filter = |filter: &Option<BooleanArray>| match (filter, rows) {
+            (Some(filter), Picked::Some(rows)) => PlanResult::Ok(Some(take(filter, rows, None)?.as_boolean().clone())),
             (filter, _) => Ok(filter.clone()),
         };
         let arguments = Arguments {
             columns: columns.collect::<PlanResult<_>>()?,
             filters: filters.iter().map(pick_filter).collect::<PlanResult<_>>()?,
         };
-        let keys = self.keys.iter().map(pick).collect::<Result<_, _>>()?;
-        Ok((Self { keys, arguments }, rows.map_or(count, |rows| rows.len())))
+        Ok(Self { keys: rows.of_all(&self.keys)?, arguments })
     }
 }
 
