@@ -29,12 +29,16 @@
 // Docs of modules speak of their parts, public or not.
 #![allow(rustdoc::private_intra_doc_links)]
 
+#[cfg(feature = "kafka")]
+pub mod avro;
 pub mod checkpoint;
 pub mod clock;
 pub mod error;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
 pub mod interval;
+#[cfg(feature = "kafka")]
+mod kafka;
 pub mod operator;
 pub mod options;
 pub mod plan;

@@ -3,6 +3,7 @@
 //! Once its entry is there, a batch is never run again; before, nothing of it counts.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use super::batch_log::{BatchLog, LogEntry};
 use super::layout;
@@ -54,6 +55,9 @@ pub struct WatermarkState {
     pub nodes: Vec<i64>,
     /// Which sources are idle.
     pub idle: Vec<bool>,
+    /// By node: the greatest event time of each partition of its source, where they have watermarks of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partitions: BTreeMap<usize, BTreeMap<String, i64>>,
 }
 
 /// The state of one operator.

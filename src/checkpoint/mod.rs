@@ -146,7 +146,12 @@ mod tests {
             batch_id,
             run,
             lanes: 1,
-            watermark: WatermarkState { global_ms: 1_000, nodes: vec![1_000, i64::MIN], idle: vec![false, true] },
+            watermark: WatermarkState {
+                global_ms: 1_000,
+                nodes: vec![1_000, i64::MIN],
+                idle: vec![false, true],
+                partitions: BTreeMap::new(),
+            },
             state,
             sink: json!({"files": []}),
             sink_description: None,

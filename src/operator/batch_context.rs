@@ -157,6 +157,9 @@ pub struct BatchReport {
     pub source_rows: Vec<u64>,
     /// By watermark node: the event times seen.
     pub event_times: Vec<EventTimes>,
+    /// By watermark node: the greatest event time of each partition of the source, in milliseconds, where they have
+    /// watermarks of their own.
+    pub partition_times: Vec<BTreeMap<String, i64>>,
     /// By operator.
     pub operators: Vec<OperatorReport>,
 }
@@ -225,6 +228,7 @@ impl BatchContext {
         let report = BatchReport {
             source_rows: vec![0; inputs.len()],
             event_times: vec![EventTimes::default(); watermark_nodes],
+            partition_times: vec![BTreeMap::new(); watermark_nodes],
             operators: vec![OperatorReport::default(); watermarks.len()],
         };
         Self {

@@ -5,13 +5,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::Result as PlanResult;
+use datafusion::arrow::array::{DictionaryArray, Int32Array, RecordBatch, RecordBatchOptions, StringArray};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::common::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
+use futures::future::ready;
 use futures::{StreamExt, TryStreamExt};
 
 use super::batch_context::BatchContext;
@@ -25,6 +27,8 @@ pub struct SourceReadExec {
     name: String,
     projection: Option<Vec<usize>>,
     filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Where among the columns the name of the source's partition is, if it is wanted.
+    partition_column: Option<usize>,
     partitions: usize,
     properties: Arc<PlanProperties>,
 }
@@ -38,12 +42,19 @@ impl SourceReadExec {
         projection: Option<Vec<usize>>,
         partitions: usize,
     ) -> Self {
-        Self { source, name, projection, filter: None, partitions, properties: properties(schema, partitions) }
+        let properties = properties(schema, partitions);
+        Self { source, name, projection, filter: None, partition_column: None, partitions, properties }
     }
 
     /// Tells the source which rows nobody wants.
     pub fn with_filter(mut self, filter: Option<Arc<dyn PhysicalExpr>>) -> Self {
         self.filter = filter;
+        self
+    }
+
+    /// Adds at `column` the name of the partition of the source that a row is of.
+    pub fn with_partition_column(mut self, column: Option<usize>) -> Self {
+        self.partition_column = column;
         self
     }
 
@@ -86,6 +97,7 @@ impl ExecutionPlan for SourceReadExec {
         let splits = share_of(&input.splits, partition, self.partitions).to_vec();
         let (source_id, projection, filter) = (self.source, self.projection.clone(), self.filter.clone());
         let batch_size = context.session_config().batch_size();
+        let (schema, partition_column) = (self.schema(), self.partition_column);
         let streams = futures::stream::iter(splits).map(move |split| {
             fail::fail_point!("source.mid_read");
             let read = ReadContext {
@@ -94,13 +106,33 @@ impl ExecutionPlan for SourceReadExec {
                 batch_size,
                 malformed_rows: Arc::clone(&input.malformed_rows),
             };
-            input.source.read(&split, read).map_err(datafusion::common::DataFusionError::from)
+            let rows = input.source.read(&split, read).map_err(DataFusionError::from)?;
+            let Some(column) = partition_column else { return Ok::<_, DataFusionError>(rows) };
+            let name = input.source.partition(&split).unwrap_or_default();
+            let (named, schema) = (Arc::clone(&schema), Arc::clone(&schema));
+            let rows = rows.and_then(move |rows| ready(name_partition(&rows, column, &name, &named)));
+            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream)
         });
         let rows = streams.try_flatten().inspect_ok(move |rows| {
             batch.report().source_rows[source_id] += rows.num_rows() as u64;
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
+}
+
+/// The type of the column of partitions.
+pub fn partition_type() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// Adds a column that says `name` in every row.
+fn name_partition(rows: &RecordBatch, column: usize, name: &str, schema: &SchemaRef) -> PlanResult<RecordBatch> {
+    let keys = Int32Array::from(vec![0; rows.num_rows()]);
+    let names = DictionaryArray::try_new(keys, Arc::new(StringArray::from(vec![name])))?;
+    let mut columns = rows.columns().to_vec();
+    columns.insert(column.min(columns.len()), Arc::new(names));
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
 /// The contiguous share of partition `partition`: cut where the running weight passes its part of the whole.

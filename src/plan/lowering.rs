@@ -45,7 +45,9 @@ impl ExtensionPlanner for StreamLowering {
         if let Some(node) = any.downcast_ref::<WatermarkNode>() {
             let column = node.input.schema().index_of_column(&node.column)?;
             let number = node.node.ok_or_else(|| internal_datafusion_err!("a watermark without a number"))?;
-            return Ok(Some(Arc::new(WatermarkExec::new(number, column, Arc::clone(&physical_inputs[0])))));
+            let partition = node.partition.as_ref().map(|of| node.input.schema().index_of_column(of)).transpose()?;
+            let watermark = WatermarkExec::new(number, column, partition, Arc::clone(&physical_inputs[0]));
+            return Ok(Some(Arc::new(watermark)));
         }
         let Some(node) = any.downcast_ref::<StatefulNode>() else {
             return Ok(None);

@@ -18,6 +18,7 @@ pub mod nodes;
 pub mod numbering;
 pub mod operator_plan;
 pub mod output_mode;
+mod partition_watermark;
 mod session_batch;
 pub mod stateful;
 pub mod static_table;

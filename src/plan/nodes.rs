@@ -25,6 +25,8 @@ pub struct WatermarkNode {
     pub delay_us: i64,
     /// Its number in the query; `None` until the plan is made for one.
     pub node: Option<usize>,
+    /// The column of partitions that have watermarks of their own, where they do.
+    pub partition: Option<Column>,
 }
 
 impl WatermarkNode {
@@ -36,7 +38,7 @@ impl WatermarkNode {
 
 impl Hash for WatermarkNode {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.input, &self.column, self.delay_us, self.node).hash(state);
+        (&self.input, &self.column, self.delay_us, self.node, &self.partition).hash(state);
     }
 }
 
@@ -60,7 +62,7 @@ impl UserDefinedLogicalNodeCore for WatermarkNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        vec![Expr::Column(self.column.clone())]
+        [&self.column].into_iter().chain(&self.partition).cloned().map(Expr::Column).collect()
     }
 
     /// Predicates on other columns go below: a row they remove does not move the watermark. Spark does the same.
@@ -73,15 +75,26 @@ impl UserDefinedLogicalNodeCore for WatermarkNode {
     }
 
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> PlanResult<Self> {
+        let partition = match &self.partition {
+            Some(_) => exprs.pop(),
+            None => None,
+        };
+        let partition = match partition {
+            Some(Expr::Column(partition)) => Some(partition),
+            None => None,
+            Some(_) => return internal_err!("the partitions of a watermark are a column"),
+        };
         let (Some(Expr::Column(column)), Some(input)) = (exprs.pop(), inputs.pop()) else {
             return internal_err!("a watermark needs one column and one input");
         };
-        Ok(Self { input, column, delay_us: self.delay_us, node: self.node })
+        Ok(Self { input, column, partition, ..self.clone() })
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let mut needed = output_columns.to_vec();
-        needed.push(self.input.schema().maybe_index_of_column(&self.column)?);
+        for column in [&self.column].into_iter().chain(&self.partition) {
+            needed.push(self.input.schema().maybe_index_of_column(column)?);
+        }
         needed.sort_unstable();
         needed.dedup();
         Some(vec![needed])

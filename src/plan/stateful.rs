@@ -20,9 +20,12 @@ use super::nodes::{StatefulKind, StatefulNode, WatermarkNode, as_node, as_statef
 use super::numbering::number;
 use super::operator_plan::OperatorPlan;
 use super::output_mode::{Shape, check_aggregate, check_join, check_node, check_shape, check_union};
+use super::partition_watermark::watch_partitions;
 use super::stream_join::prepare_joins;
 use super::stream_plan::WatermarkPlan;
-use super::stream_table::{BoundStream, StreamTable, bound_stream, is_streaming, scanned_stream};
+use super::stream_table::{
+    BoundStream, StreamTable, bound_stream, is_streaming, scanned_stream, with_partition_column,
+};
 use super::window_function::{session_call, window_call, window_time};
 use crate::error::{Error, Result};
 use crate::operator::event_time::{EventKey, EventTime};
@@ -64,7 +67,7 @@ pub fn add_table_watermarks(plan: LogicalPlan) -> PlanResult<LogicalPlan> {
             .build()?;
         let column = Column::new(Some(scan.table_name.clone()), column);
         let input = LogicalPlan::TableScan(bare);
-        Ok(Transformed::yes(WatermarkNode { input, column, delay_us, node: None }.into_plan()))
+        Ok(Transformed::yes(WatermarkNode { input, column, delay_us, node: None, partition: None }.into_plan()))
     })
     .map(|t| t.data)
 }
@@ -223,10 +226,19 @@ fn bind(plan: LogicalPlan, stream: StreamTable, found: &mut Found) -> Result<Log
     let LogicalPlan::TableScan(scan) = plan else {
         return Ok(plan);
     };
+    let per_partition = stream.watermarks.per_partition == Some(true);
+    if per_partition && !stream.provider.has_partitions() {
+        return Err(Error::invalid_option(format!(
+            "{}: watermarkPer = 'partition': a {} source has no partitions; remove the option",
+            stream.name, stream.spec.format
+        )));
+    }
+    let columns = stream.schema.fields().len();
     let bound = BoundStream {
         source: found.sources.len(),
         name: stream.name.clone(),
-        schema: Arc::clone(&stream.schema),
+        schema: if per_partition { with_partition_column(&stream.schema) } else { Arc::clone(&stream.schema) },
+        per_partition,
         prunes: stream.spec.format.eq_ignore_ascii_case("parquet"),
     };
     if let Some(name) = &stream.identified_by
@@ -235,8 +247,9 @@ fn bind(plan: LogicalPlan, stream: StreamTable, found: &mut Found) -> Result<Log
         return Err(Error::invalid_query(format!("two streams are IDENTIFIED BY {name}: give each a name of its own")));
     }
     found.sources.push(stream);
+    let projection = scan.projection.or_else(|| per_partition.then(|| (0..columns).collect()));
     let scan = TableScanBuilder::new(scan.table_name, provider_as_source(Arc::new(bound)))
-        .with_projection(scan.projection)
+        .with_projection(projection)
         .build()?;
     Ok(LogicalPlan::TableScan(scan))
 }
@@ -258,8 +271,10 @@ fn number_watermark(mut node: WatermarkNode, found: &mut Found) -> Result<Logica
     node.node = Some(found.watermarks.len());
     let mut sources = Vec::new();
     sources_of(&node.input, &mut sources);
-    found.watermarks.push(WatermarkPlan { column: node.column.name.clone(), delay_us: node.delay_us, sources });
-    Ok(node.into_plan())
+    let per_partition = sources.iter().any(|source| found.sources[*source].watermarks.per_partition == Some(true));
+    let column = node.column.name.clone();
+    found.watermarks.push(WatermarkPlan { column, delay_us: node.delay_us, sources, per_partition });
+    if per_partition { watch_partitions(node) } else { Ok(node.into_plan()) }
 }
 
 fn watches_event_time(plan: &LogicalPlan) -> bool {

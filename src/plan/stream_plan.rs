@@ -43,6 +43,8 @@ pub struct WatermarkPlan {
     pub delay_us: i64,
     /// The sources below it.
     pub sources: Vec<usize>,
+    /// Whether partitions of the source have watermarks of their own.
+    pub per_partition: bool,
 }
 
 /// A streaming query, ready to run batch by batch.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result as PlanResult};
@@ -13,8 +13,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::Error;
-use crate::operator::source_read::SourceReadExec;
-use crate::source::{SourceProvider, SourceSpec};
+use crate::operator::source_read::{SourceReadExec, partition_type};
+use crate::source::{SourceProvider, SourceSpec, WatermarkOptions};
 
 /// An unbounded table: a source that each query over it makes for itself.
 #[derive(Debug, Clone)]
@@ -31,8 +31,8 @@ pub struct StreamTable {
     pub watermark: Option<(String, i64)>,
     /// The name of IDENTIFIED BY, under which its offsets are kept.
     pub identified_by: Option<String>,
-    /// After how many milliseconds without rows its watermark holds that of the query back no more (`idleTimeout`).
-    pub idle_timeout_ms: Option<i64>,
+    /// What the options say of its watermarks.
+    pub watermarks: WatermarkOptions,
 }
 
 /// The error for running a stream as if it were a batch. Spark's words.
@@ -64,6 +64,16 @@ impl TableProvider for StreamTable {
     }
 }
 
+/// The column, which no query sees, of the name of the partition that a row came from.
+pub const PARTITION_COLUMN: &str = "__partition";
+
+/// Returns `schema` with [`PARTITION_COLUMN`] behind it.
+pub fn with_partition_column(schema: &SchemaRef) -> SchemaRef {
+    let name = Field::new(PARTITION_COLUMN, partition_type(), false);
+    let fields: Vec<FieldRef> = schema.fields().iter().cloned().chain([Arc::new(name)]).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
 /// A stream at one place of one query.
 #[derive(Debug)]
 pub struct BoundStream {
@@ -71,8 +81,10 @@ pub struct BoundStream {
     pub source: usize,
     /// The table's name.
     pub name: String,
-    /// The schema of its rows.
+    /// The schema of its rows. The last column is that of [`PARTITION_COLUMN`], where partitions have watermarks.
     pub schema: SchemaRef,
+    /// Whether partitions have watermarks of their own.
+    pub per_partition: bool,
     /// Whether the source knows of rows that it need not read ([`ReadContext::filter`](crate::source::ReadContext)).
     pub prunes: bool,
 }
@@ -110,8 +122,13 @@ impl TableProvider for BoundStream {
             None => Arc::clone(&self.schema),
         };
         let partitions = session.config().target_partitions();
-        let leaf = SourceReadExec::new(self.source, self.name.clone(), schema, projection.cloned(), partitions);
-        Ok(Arc::new(leaf.with_filter(filter)))
+        let mut wanted = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let hidden = self.per_partition.then(|| self.schema.fields().len() - 1);
+        let partition_column = wanted.iter().position(|column| Some(*column) == hidden);
+        wanted.retain(|column| Some(*column) != hidden);
+        let projection = (projection.is_some() || hidden.is_some()).then_some(wanted);
+        let leaf = SourceReadExec::new(self.source, self.name.clone(), schema, projection, partitions);
+        Ok(Arc::new(leaf.with_filter(filter).with_partition_column(partition_column)))
     }
 }
 
@@ -133,6 +150,18 @@ pub fn bound_stream(plan: &LogicalPlan) -> Option<usize> {
     let provider = source_as_provider(&scan.source).ok()?;
     let table: &dyn std::any::Any = provider.as_ref();
     table.downcast_ref::<BoundStream>().map(|bound| bound.source)
+}
+
+/// Returns whether `plan` scans a stream whose partitions have watermarks of their own.
+pub fn has_partition_column(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::TableScan(scan) = plan else {
+        return false;
+    };
+    let Ok(provider) = source_as_provider(&scan.source) else {
+        return false;
+    };
+    let table: &dyn std::any::Any = provider.as_ref();
+    table.downcast_ref::<BoundStream>().is_some_and(|bound| bound.per_partition)
 }
 
 /// Returns whether `plan` scans a stream, bound to a query already or not.

@@ -3,6 +3,7 @@
 //! [`Execution::run`] is the loop over triggers; a trigger runs at most one micro-batch ([`super::micro_batch`]).
 //! An `Execution` is made by recovery ([`super::recovery`]), which leaves it where the last run ended.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::late_rows::LateOutput;
+use super::partition_watermarks::PartitionWatermarks;
 use super::progress::Durations;
 use super::purge::Leftovers;
 use super::source_activity::SourceActivity;
@@ -55,6 +57,7 @@ pub struct Execution {
     pub(super) late: Option<LateOutput>,
     pub(super) state: Arc<StateLanes>,
     pub(super) tracker: WatermarkTracker,
+    pub(super) partitions: PartitionWatermarks,
     pub(super) activity: SourceActivity,
     /// By source: where the last batch ended.
     pub(super) offsets: Vec<Option<Offset>>,
@@ -226,7 +229,26 @@ impl Execution {
                 self.tracker.set_idle(node, true);
             }
         }
+        self.rest_silent_partitions(splits, now_ms)?;
         self.tracker.choose_again()
+    }
+
+    /// Lets go of partitions that have been silent for their source's timeout, where they have watermarks of their own.
+    fn rest_silent_partitions(&mut self, splits: &[Option<Vec<Split>>], now_ms: i64) -> Result<()> {
+        for (node, watermark) in self.plan.watermarks.iter().enumerate().filter(|(_, w)| w.per_partition) {
+            let (mut all, mut busy) = (Vec::new(), BTreeSet::new());
+            for id in &watermark.sources {
+                let (source, splits) = (&self.sources[*id], splits[*id].iter().flatten());
+                busy.extend(splits.filter_map(|split| source.partition(split)));
+                if let Some(end) = &self.offsets[*id] {
+                    all.extend(source.partitions(end)?);
+                }
+            }
+            if let Some((ms, _)) = self.partitions.reached(node, &all, &busy, now_ms, false) {
+                self.tracker.raise(node, ms.saturating_sub(watermark.delay_us / 1000));
+            }
+        }
+        Ok(())
     }
 
     /// A batch that died runs again over what its entry says.

@@ -12,6 +12,7 @@
 //! | 8 sinks publish | the rows are seen, then the late ones | publishing again changes nothing |
 //! | 9 sources are told | – | harmless |
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
@@ -21,7 +22,7 @@ use futures::TryStreamExt;
 
 use super::execution::{Execution, PlannedBatch};
 use super::progress::Durations;
-use crate::checkpoint::{CommitEntry, LateRowsCommit, OffsetEntry, StateFiles};
+use crate::checkpoint::{CommitEntry, LateRowsCommit, OffsetEntry, StateFiles, WatermarkState};
 use crate::error::{Error, Result, caught};
 use crate::operator::OperatorWatermarks;
 use crate::operator::batch_context::{BatchContext, BatchInput, BatchReport};
@@ -143,7 +144,18 @@ impl Execution {
                 self.tracker.set_idle(node, false);
             }
         }
-        let seen: Vec<Option<i64>> = report.event_times.iter().map(|t| (t.count > 0).then_some(t.max_ms)).collect();
+        let mut seen: Vec<Option<i64>> = report.event_times.iter().map(|t| (t.count > 0).then_some(t.max_ms)).collect();
+        for (node, watermark) in self.plan.watermarks.iter().enumerate().filter(|(_, w)| w.per_partition) {
+            self.partitions.saw(node, &report.partition_times[node], entry.batch_timestamp_ms);
+            let mut all = Vec::new();
+            for source in &watermark.sources {
+                if let Some(end) = &entry.sources[*source].end {
+                    all.extend(self.sources[*source].partitions(end)?);
+                }
+            }
+            let (now_ms, ends) = (entry.batch_timestamp_ms, self.trigger.is_bounded());
+            seen[node] = self.partitions.reached(node, &all, &BTreeSet::new(), now_ms, ends).map(|(ms, _)| ms);
+        }
         let delays: Vec<i64> = self.plan.watermarks.iter().map(|w| w.delay_us / 1000).collect();
         self.tracker.update(&seen, &delays)
     }
@@ -158,7 +170,7 @@ impl Execution {
             batch_id: entry.batch_id,
             run: self.checkpoint.run().number(),
             lanes: self.state.lanes,
-            watermark: self.tracker.state(),
+            watermark: WatermarkState { partitions: self.partitions.state(), ..self.tracker.state() },
             state: state.collect(),
             sink: ran.prepared.token.clone(),
             sink_description: Some(self.sink.description()),

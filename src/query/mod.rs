@@ -5,6 +5,7 @@ pub mod late_rows;
 pub mod listener;
 pub mod manager;
 mod micro_batch;
+mod partition_watermarks;
 pub mod progress;
 mod purge;
 mod recovery;

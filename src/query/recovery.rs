@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::execution::{Execution, QuerySettings};
 use super::late_rows::{LateOutput, LateTable};
+use super::partition_watermarks::PartitionWatermarks;
 use super::purge::Leftovers;
 use super::source_activity::SourceActivity;
 use super::streaming_query::QueryShared;
@@ -18,8 +19,8 @@ use super::watermark::WatermarkTracker;
 use crate::checkpoint::{Checkpoint, CommitEntry, OffsetEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::StateLanes;
-use crate::plan::StreamPlan;
 use crate::plan::fingerprint::check_unchanged;
+use crate::plan::{StreamPlan, WatermarkPlan};
 use crate::sink::{Sink, SinkContext};
 use crate::source::{Offset, Source, SourceContext, SourceSpec};
 use crate::state::{LaneState, StateBudget};
@@ -70,6 +71,15 @@ impl Execution {
             }
             tracker.restore(commit.watermark.clone())?;
         }
+        let timeout = |(node, watermark): (usize, &WatermarkPlan)| {
+            let timeout_ms = watermark.sources.iter().find_map(|id| plan.sources[*id].table.watermarks.idle_timeout_ms);
+            watermark.per_partition.then_some((node, timeout_ms))
+        };
+        let partitions = PartitionWatermarks::new(
+            plan.watermarks.iter().enumerate().filter_map(timeout),
+            commit.as_ref().map(|commit| commit.watermark.partitions.clone()).unwrap_or_default(),
+            settings.clock.now_ms(),
+        );
         let state = Arc::new(load_state(&plan, &checkpoint, commit.as_ref()).await?);
         let wake_ms = state.wake_ms().await;
         fail::fail_point!("recovery.mid");
@@ -114,7 +124,7 @@ impl Execution {
             offsets,
             last_watermark_ms: decided.map(|e| e.watermark_ms),
             activity: SourceActivity::new(
-                plan.sources.iter().map(|source| source.table.idle_timeout_ms).collect(),
+                plan.sources.iter().map(|source| source.table.watermarks.idle_timeout_ms).collect(),
                 settings.clock.now_ms(),
             ),
             plan,
@@ -126,6 +136,7 @@ impl Execution {
             late,
             state,
             tracker,
+            partitions,
             next_batch_id,
             undecided,
             last_trigger_ms: None,

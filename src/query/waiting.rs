@@ -105,13 +105,22 @@ impl Execution {
         let max_event_time = (value_ms != 0).then(|| iso_ms(value_ms.saturating_add(watermark.delay_us / 1000)));
         let slow = |source: &usize| {
             let table = &self.plan.sources[*source].table;
+            let name = table.identified_by.clone().unwrap_or_else(|| table.name.clone());
+            let partition = self.slowest_partition(node, *source, now_ms);
             SlowSource {
-                name: table.identified_by.clone().unwrap_or_else(|| table.name.clone()),
+                name: partition.map_or(name.clone(), |partition| format!("{name}, partition {partition}")),
                 max_event_time: max_event_time.clone(),
                 idle_ms: self.activity.silent_ms(*source, now_ms),
             }
         };
         watermark.sources.iter().map(slow).collect()
+    }
+
+    /// The partition that holds its source back, where partitions have watermarks of their own.
+    fn slowest_partition(&self, node: usize, source: usize, now_ms: i64) -> Option<String> {
+        let all = self.sources[source].partitions(self.offsets[source].as_ref()?).ok()?;
+        let ends = self.trigger.is_bounded();
+        self.partitions.clone().slowest(node, &all, now_ms, ends)
     }
 }
 

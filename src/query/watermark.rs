@@ -113,6 +113,14 @@ impl WatermarkTracker {
         self.set_global(self.chosen().map_or(self.global_ms, |node| self.nodes_ms[node].max(self.global_ms)))
     }
 
+    /// Raises a node's own watermark between batches, since what held it back has fallen silent. It moves the global one
+    /// with [`WatermarkTracker::choose_again`].
+    pub fn raise(&mut self, node: usize, watermark_ms: i64) {
+        if let Some(node_ms) = self.nodes_ms.get_mut(node) {
+            *node_ms = watermark_ms.max(*node_ms);
+        }
+    }
+
     /// Raises the global watermark to what a batch was planned with: nodes that were idle then may be awake now.
     pub fn reach(&mut self, watermark_ms: i64) {
         self.global_ms = self.global_ms.max(watermark_ms);
@@ -132,7 +140,7 @@ impl WatermarkTracker {
     pub fn state(&self) -> WatermarkState {
         let mut idle = self.idle.clone();
         idle.resize(self.nodes_ms.len(), false);
-        WatermarkState { global_ms: self.global_ms, nodes: self.nodes_ms.clone(), idle }
+        WatermarkState { global_ms: self.global_ms, nodes: self.nodes_ms.clone(), idle, ..WatermarkState::default() }
     }
 
     /// Puts back what the commit log kept.
@@ -227,9 +235,11 @@ mod tests {
         tracker.update(&[Some(at(30))], &[10_000]).unwrap();
         assert_eq!(tracker.global_ms(), at(50));
 
-        let earlier = WatermarkState { global_ms: at(49), nodes: vec![at(50)], idle: vec![false] };
+        let earlier =
+            WatermarkState { global_ms: at(49), nodes: vec![at(50)], idle: vec![false], ..WatermarkState::default() };
         assert_eq!(tracker.restore(earlier).unwrap_err().kind(), ErrorKind::Internal);
-        let lower_node = WatermarkState { global_ms: at(50), nodes: vec![at(49)], idle: vec![false] };
+        let lower_node =
+            WatermarkState { global_ms: at(50), nodes: vec![at(49)], idle: vec![false], ..WatermarkState::default() };
         assert_eq!(tracker.restore(lower_node).unwrap_err().kind(), ErrorKind::Internal);
         assert_eq!(tracker.global_ms(), at(50));
     }

@@ -15,7 +15,7 @@ use crate::plan::static_table::StaticTable;
 use crate::plan::stream_table::StreamTable;
 use crate::sink::memory::MemoryTable;
 use crate::source::file::{FILE_FORMATS, FileFormat, list_files_with};
-use crate::source::{SourceSpec, take_idle_timeout};
+use crate::source::{SourceSpec, WatermarkOptions};
 use crate::sql::statement::{CreateTable, TableDefinition};
 
 /// Options of a table that only its sink reads.
@@ -59,7 +59,8 @@ impl Inner {
         if is_file && table.location.is_none() {
             return Err(Error::invalid_query(format!("table '{name}' needs a LOCATION: the directory of its files")));
         }
-        if reads && (unbounded || !is_file) {
+        // What can be written as well is read where it is said to be UNBOUNDED.
+        if reads && (unbounded || (!is_file && !registry.has_sink(&format))) {
             let stream = self.stream_table(&table, &format).await?;
             self.context.register_table(table.name.clone(), Arc::new(stream))?;
         } else if is_file {
@@ -76,7 +77,7 @@ impl Inner {
     /// Makes the stream over a table, its schema declared or inferred.
     async fn stream_table(&self, table: &TableDefinition, format: &str) -> Result<StreamTable> {
         let provider = self.registry().source(format)?;
-        let (spec, idle_timeout_ms) = self.source_spec(table, format)?;
+        let (spec, watermarks) = self.source_spec(table, format)?;
         let schema = provider.schema(&spec).await.map_err(|e| e.context(format!("table '{}'", table.name.table())))?;
         let watermark = table.watermark.as_ref().map(|w| (w.column.clone(), w.delay_us));
         if let Some((column, _)) = &watermark
@@ -89,16 +90,16 @@ impl Inner {
         }
         let spec = SourceSpec { schema: Some(Arc::clone(&schema)), ..spec };
         let name = table.name.table().to_string();
-        Ok(StreamTable { name, schema, provider, spec, watermark, identified_by: None, idle_timeout_ms })
+        Ok(StreamTable { name, schema, provider, spec, watermark, identified_by: None, watermarks })
     }
 
-    /// What a table says of its source, and the idle timeout, which the engine reads.
-    fn source_spec(&self, table: &TableDefinition, format: &str) -> Result<(SourceSpec, Option<i64>)> {
+    /// What a table says of its source, and of its watermarks, which the engine reads.
+    fn source_spec(&self, table: &TableDefinition, format: &str) -> Result<(SourceSpec, WatermarkOptions)> {
         let mut options: Options = table.options.clone();
         for name in SINK_OPTIONS {
             options.remove(name);
         }
-        let idle_timeout_ms = take_idle_timeout(&mut options)?;
+        let watermarks = WatermarkOptions::take(&mut options)?;
         let spec = SourceSpec {
             format: format.to_string(),
             schema: declared(table),
@@ -106,7 +107,7 @@ impl Inner {
             options,
             clock: Arc::clone(&self.clock),
         };
-        Ok((spec, idle_timeout_ms))
+        Ok((spec, watermarks))
     }
 
     /// Lets DataFusion read a table of files. Without declared columns, without `rows` to say what a flow writes, and
@@ -115,7 +116,7 @@ impl Inner {
         let (Some(format), Some(path)) = (table.format.clone(), table.location.clone()) else {
             return Ok(());
         };
-        let (mut spec, idle_timeout_ms) = self.source_spec(table, &format)?;
+        let (mut spec, watermarks) = self.source_spec(table, &format)?;
         let refresh_ms = take_refresh_interval(&mut spec.options)?;
         let schema = declared(table).or(rows);
         let files = match (&schema, list_files_with(&path, &spec.options).await) {
@@ -135,7 +136,7 @@ impl Inner {
             spec,
             watermark: table.watermark.as_ref().map(|w| (w.column.clone(), w.delay_us)),
             identified_by: None,
-            idle_timeout_ms,
+            watermarks,
         };
         let files = StaticFiles { path, options: spec_options, format: file_format, refresh_ms };
         let provider: Arc<dyn TableProvider> = Arc::new(StaticTable::new(files, stream));

@@ -104,7 +104,7 @@ impl StreamingDataFrame for DataFrame {
         let (state, plan) = self.into_parts();
         let field = plan.schema().qualified_field_with_unqualified_name(column)?;
         let column = Column::from(field);
-        let plan = WatermarkNode { input: plan, column, delay_us, node: None }.into_plan();
+        let plan = WatermarkNode { input: plan, column, delay_us, node: None, partition: None }.into_plan();
         Ok(DataFrame::new(state, plan))
     }
 

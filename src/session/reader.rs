@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::stream_table::StreamTable;
 use crate::source::memory::MemoryStream;
-use crate::source::{SourceProvider, SourceSpec, take_idle_timeout};
+use crate::source::{SourceProvider, SourceSpec, WatermarkOptions};
 
 /// Says what to read. Spark's DataStreamReader.
 pub struct DataStreamReader {
@@ -84,17 +84,17 @@ impl DataStreamReader {
     /// # Errors
     /// `InvalidOption` for options a memory stream does not have.
     pub fn memory(mut self, stream: &MemoryStream) -> Result<DataFrame> {
-        let idle_timeout_ms = take_idle_timeout(&mut self.options)?;
+        let watermarks = WatermarkOptions::take(&mut self.options)?;
         let schema = stream.schema();
         let spec = self.spec("memory".to_string(), Some(Arc::clone(&schema)), None);
-        self.dataframe(Arc::new(stream.clone()), spec, schema, idle_timeout_ms)
+        self.dataframe(Arc::new(stream.clone()), spec, schema, watermarks)
     }
 
     async fn read(mut self, provider: Arc<dyn SourceProvider>, path: Option<String>) -> Result<DataFrame> {
-        let idle_timeout_ms = take_idle_timeout(&mut self.options)?;
+        let watermarks = WatermarkOptions::take(&mut self.options)?;
         let spec = self.spec(self.format.clone(), self.schema.clone(), path);
         let schema = provider.schema(&spec).await?;
-        self.dataframe(provider, spec, schema, idle_timeout_ms)
+        self.dataframe(provider, spec, schema, watermarks)
     }
 
     fn spec(&self, format: String, schema: Option<SchemaRef>, path: Option<String>) -> SourceSpec {
@@ -106,7 +106,7 @@ impl DataStreamReader {
         provider: Arc<dyn SourceProvider>,
         spec: SourceSpec,
         schema: SchemaRef,
-        idle_timeout_ms: Option<i64>,
+        watermarks: WatermarkOptions,
     ) -> Result<DataFrame> {
         if schema.fields().is_empty() {
             return Err(Error::invalid_query("the source has no columns"));
@@ -114,7 +114,7 @@ impl DataStreamReader {
         let name = self.name.clone().or_else(|| spec.path.clone()).unwrap_or_else(|| spec.format.clone());
         let spec = SourceSpec { schema: Some(Arc::clone(&schema)), ..spec };
         let identified_by = self.name;
-        let table = StreamTable { name, schema, provider, spec, watermark: None, identified_by, idle_timeout_ms };
+        let table = StreamTable { name, schema, provider, spec, watermark: None, identified_by, watermarks };
         Ok(self.session.context.read_table(Arc::new(table))?)
     }
 }

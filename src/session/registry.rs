@@ -32,6 +32,10 @@ impl Registry {
         registry.add_source("rate", Arc::new(RateSourceProvider));
         registry.add_source("rate-micro-batch", Arc::new(RateMicroBatchSourceProvider));
         registry.add_source("socket", Arc::new(SocketSourceProvider));
+        #[cfg(feature = "kafka")]
+        registry.add_source("kafka", Arc::new(crate::source::kafka::KafkaSourceProvider));
+        #[cfg(feature = "kafka")]
+        registry.add_sink("kafka", Arc::new(crate::sink::kafka::KafkaSinkProvider));
         for format in ["parquet", "json", "csv"] {
             registry.add_sink(format, Arc::new(FileSinkProvider));
         }

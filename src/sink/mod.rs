@@ -18,6 +18,8 @@ use crate::options::Options;
 pub mod console;
 pub mod file;
 pub mod foreach_batch;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 pub mod noop;
 pub mod view;

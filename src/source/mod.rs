@@ -19,8 +19,11 @@ use crate::interval::duration_us;
 use crate::options::{Options, bad_value};
 use crate::storage::DurableStore;
 
+mod decode;
 pub mod file;
 pub mod journal;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 pub mod rate;
 pub mod rate_micro_batch;
@@ -30,18 +33,49 @@ pub mod socket;
 /// time, the source's watermark holds that of the query back no more.
 pub const IDLE_TIMEOUT: &str = "idleTimeout";
 
-/// Takes [`IDLE_TIMEOUT`] out of a source's options, in milliseconds.
-///
-/// # Errors
-/// `InvalidOption` where it is no interval above zero.
-pub fn take_idle_timeout(options: &mut Options) -> Result<Option<i64>> {
-    let Some(text) = options.remove(IDLE_TIMEOUT) else {
-        return Ok(None);
-    };
-    let milliseconds = duration_us(&text).map_or(0, |us| us / 1000);
-    match milliseconds {
-        1.. => Ok(Some(milliseconds)),
-        _ => Err(bad_value(IDLE_TIMEOUT, &text, "an interval above zero such as '30 seconds'")),
+/// The option, likewise the engine's, that says what has a watermark of its own: the `source` as a whole, as in Spark, or
+/// each `partition` of it, the least of which is then the source's.
+pub const WATERMARK_PER: &str = "watermarkPer";
+
+/// What the engine is told of the watermarks of a source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WatermarkOptions {
+    /// [`IDLE_TIMEOUT`] in milliseconds.
+    pub idle_timeout_ms: Option<i64>,
+    /// [`WATERMARK_PER`]: whether each partition has a watermark of its own.
+    pub per_partition: Option<bool>,
+}
+
+impl WatermarkOptions {
+    /// Takes them out of a source's options.
+    ///
+    /// # Errors
+    /// `InvalidOption` where the timeout is no interval above zero, or it is not known what a watermark is to be of.
+    pub fn take(options: &mut Options) -> Result<Self> {
+        let idle_timeout_ms = match options.remove(IDLE_TIMEOUT) {
+            None => None,
+            Some(text) => match duration_us(&text).map_or(0, |us| us / 1000) {
+                ms @ 1.. => Some(ms),
+                _ => return Err(bad_value(IDLE_TIMEOUT, &text, "an interval above zero such as '30 seconds'")),
+            },
+        };
+        let per = options.remove(WATERMARK_PER).map(|per| per.trim().to_lowercase());
+        let per_partition = match per.as_deref() {
+            None => None,
+            Some("source") => Some(false),
+            Some("partition") => Some(true),
+            Some(other) => return Err(bad_value(WATERMARK_PER, other, "source or partition")),
+        };
+        Ok(Self { idle_timeout_ms, per_partition })
+    }
+
+    /// Returns these, with those of `other` where these say nothing.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
+            per_partition: self.per_partition.or(other.per_partition),
+        }
     }
 }
 
@@ -50,7 +84,7 @@ pub fn take_idle_timeout(options: &mut Options) -> Result<Option<i64>> {
 /// # Errors
 /// As [`Options::check_known`].
 fn check_options(options: &Options, source: &str, own: &[&str]) -> Result<()> {
-    let known: Vec<&str> = own.iter().copied().chain([IDLE_TIMEOUT]).collect();
+    let known: Vec<&str> = own.iter().copied().chain([IDLE_TIMEOUT, WATERMARK_PER]).collect();
     options.check_known(source, &known)
 }
 
@@ -187,6 +221,20 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Reads one split. Rows come in order of arrival; the schema is the source's, projected.
     fn read(&self, split: &Split, context: ReadContext) -> Result<SendableRecordBatchStream>;
 
+    /// Returns the name of the partition of the source that a split is of, where it has partitions: within one, rows come
+    /// in an order of their own.
+    fn partition(&self, _split: &Split) -> Option<String> {
+        None
+    }
+
+    /// Returns the names of all partitions that are known at `end`, those that have given nothing included.
+    ///
+    /// # Errors
+    /// `CheckpointIncompatible` where `end` is no offset of this source.
+    fn partitions(&self, _end: &Offset) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Tells that the batch that ended at `end` is decided: what led there may be cleaned. May be told again.
     async fn commit(&self, end: &Offset) -> Result<()>;
 
@@ -222,6 +270,11 @@ pub struct SourceSpec {
 /// Makes sources of one format. An application registers its own by name.
 #[async_trait]
 pub trait SourceProvider: fmt::Debug + Send + Sync {
+    /// Returns whether its sources have partitions, which can have watermarks of their own ([`WATERMARK_PER`]).
+    fn has_partitions(&self) -> bool {
+        false
+    }
+
     /// Returns the schema of the rows that a source made from `spec` gives, checking format and options.
     ///
     /// # Errors
@@ -242,14 +295,20 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn the_idle_timeout_is_taken_out() {
-        let mut options: Options = [("IDLETIMEOUT", "1 minute 30 seconds"), ("path", "in")].into_iter().collect();
-        assert_eq!(take_idle_timeout(&mut options).unwrap(), Some(90_000));
-        assert_eq!(take_idle_timeout(&mut options).unwrap(), None);
+    fn the_options_of_the_engine_are_taken_out() {
+        let pairs = [("IDLETIMEOUT", "1 minute 30 seconds"), ("path", "in"), ("watermarkPer", "Partition")];
+        let mut options: Options = pairs.into_iter().collect();
+        let taken = WatermarkOptions::take(&mut options).unwrap();
+        assert_eq!(taken, WatermarkOptions { idle_timeout_ms: Some(90_000), per_partition: Some(true) });
+        assert_eq!(WatermarkOptions::take(&mut options).unwrap(), WatermarkOptions::default());
+        assert_eq!(WatermarkOptions::default().or(taken), taken);
+        options.set(WATERMARK_PER, "topic");
+        let error = WatermarkOptions::take(&mut options).unwrap_err();
+        assert!(error.to_string().contains("expected source or partition"), "{error}");
         check_options(&options, "json source", &["path"]).unwrap();
         for bad in ["soon", "0 seconds", "-1 second", "30"] {
             options.set(IDLE_TIMEOUT, bad);
-            assert_eq!(take_idle_timeout(&mut options).unwrap_err().kind(), ErrorKind::InvalidOption, "{bad}");
+            assert_eq!(WatermarkOptions::take(&mut options).unwrap_err().kind(), ErrorKind::InvalidOption, "{bad}");
         }
         options.set("idleTimout", "30 seconds");
         let error = check_options(&options, "json source", &["path"]).unwrap_err();

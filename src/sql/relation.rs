@@ -26,7 +26,7 @@ use crate::plan::nodes::WatermarkNode;
 use crate::plan::static_table::StaticTable;
 use crate::plan::stream_table::{StreamTable, is_streaming};
 use crate::plan::window_function::{WINDOW, WINDOWS, functions, window_time};
-use crate::source::take_idle_timeout;
+use crate::source::WatermarkOptions;
 
 /// Plans the relations of this file; leaves every other to DataFusion.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ fn stream(args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Pla
 /// STREAM before a table makes a stream of it; before a stream it only adds options.
 fn as_stream(plan: LogicalPlan, options: &Options, identified_by: Option<&str>) -> PlanResult<LogicalPlan> {
     let mut options = options.clone();
-    let idle_timeout_ms = take_idle_timeout(&mut options)?;
+    let watermarks = WatermarkOptions::take(&mut options)?;
     let plan = on_scans(plan, |provider| {
         let any: &dyn std::any::Any = provider;
         let stream = match any.downcast_ref::<StaticTable>() {
@@ -96,7 +96,7 @@ fn as_stream(plan: LogicalPlan, options: &Options, identified_by: Option<&str>) 
         };
         stream.map(|mut stream| {
             stream.spec.options.extend(&options);
-            stream.idle_timeout_ms = idle_timeout_ms.or(stream.idle_timeout_ms);
+            stream.watermarks = watermarks.or(stream.watermarks);
             if let Some(name) = identified_by {
                 stream.identified_by = Some(name.to_string());
             }
@@ -160,7 +160,7 @@ fn with_watermark(
             (LogicalPlanBuilder::from(plan).project(columns)?.build()?, Column::new_unqualified(name))
         }
     };
-    Ok(WatermarkNode { input, column, delay_us: watermark.delay_us, node: None }.into_plan())
+    Ok(WatermarkNode { input, column, delay_us: watermark.delay_us, node: None, partition: None }.into_plan())
 }
 
 fn columns_of(schema: &DFSchema) -> Vec<Expr> {

@@ -5,21 +5,22 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::physical_plan::SendableRecordBatchStream;
 
-use super::column::{Column, is_text};
-use super::csv::{CsvDecoder, CsvDialect};
 use super::infer::infer_schema;
-use super::json::JsonDecoder;
 use super::layout::Layout;
-use super::lines::{LineDecoder, LineScan, OpenFile};
+use super::lines::{LineScan, OpenFile};
 use super::listing::FileEntry;
-use super::malformed::{Mode, Rows};
 use super::parquet::read_parquet;
-use super::text::TextDecoder;
 use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
+use crate::source::decode::column::{Column, is_text};
+use crate::source::decode::csv::{CsvDecoder, CsvDialect};
+use crate::source::decode::json::JsonDecoder;
+use crate::source::decode::malformed::{Mode, Rows};
+use crate::source::decode::text::TextDecoder;
+use crate::source::decode::{CSV_OPTIONS, JSON_OPTIONS, LineDecoder, corrupt_column, nullable_schema};
 use crate::source::{ReadContext, check_options};
 
 /// The formats that files are read in, by the names they are registered under.
@@ -40,23 +41,6 @@ const COMMON_OPTIONS: &[&str] = &[
     "pathGlobFilter",
     "schemaInference",
     "inferSchema",
-];
-
-const JSON_OPTIONS: &[&str] = &["mode", "columnNameOfCorruptRecord"];
-
-const CSV_OPTIONS: &[&str] = &[
-    "mode",
-    "columnNameOfCorruptRecord",
-    "header",
-    "format.has_header",
-    "sep",
-    "delimiter",
-    "format.delimiter",
-    "quote",
-    "escape",
-    "comment",
-    "nullValue",
-    "multiLine",
 ];
 
 const TEXT_OPTIONS: &[&str] = &["wholetext"];
@@ -165,26 +149,10 @@ impl FileFormat {
                 (Box::new(TextDecoder::new(wanted)), *whole_text)
             }
         };
-        let rows = Rows::new(&fields, self.mode, Arc::clone(&context.malformed_rows), &file.path)?;
+        let rows = Rows::new(&fields, self.mode, Arc::clone(&context.malformed_rows), &file.path, "line")?;
         let scan = LineScan::new(open_file, decoder, rows, layout, context.batch_size);
         Ok(scan.with_whole_file(whole_file).into_stream())
     }
-}
-
-/// Finds the column that takes malformed lines, if the schema has it.
-fn corrupt_column(schema: &Schema, options: &Options) -> Result<Option<usize>> {
-    let name = options.get("columnNameOfCorruptRecord").unwrap_or("_corrupt_record");
-    let Ok(index) = schema.index_of(name) else {
-        return Ok(None);
-    };
-    if is_text(schema.field(index).data_type()) {
-        return Ok(Some(index));
-    }
-    Err(Error::invalid_option(format!(
-        "column '{name}' takes malformed lines and must be STRING, not {}; declare it so, or name another with the \
-         option 'columnNameOfCorruptRecord'",
-        schema.field(index).data_type()
-    )))
 }
 
 fn check_types(kind: &Kind, schema: &Schema) -> Result<()> {
@@ -199,30 +167,4 @@ fn check_types(kind: &Kind, schema: &Schema) -> Result<()> {
         _ => {}
     }
     schema.fields().iter().try_for_each(|field| Column::new(field).map(|_| ()))
-}
-
-/// Lets every column be NULL, nested ones too: a file may lack it.
-fn nullable_schema(schema: &Schema) -> SchemaRef {
-    let fields: Vec<FieldRef> = schema.fields().iter().map(nullable_field).collect();
-    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
-}
-
-fn nullable_field(field: &FieldRef) -> FieldRef {
-    Arc::new(field.as_ref().clone().with_data_type(nullable_type(field.data_type())).with_nullable(true))
-}
-
-fn nullable_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::List(item) => DataType::List(nullable_field(item)),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(nullable_field).collect()),
-        DataType::Map(entries, ordered) => match entries.data_type() {
-            DataType::Struct(pair) if pair.len() == 2 => {
-                let pair = [Arc::clone(&pair[0]), nullable_field(&pair[1])];
-                let pair = DataType::Struct(pair.into_iter().collect());
-                DataType::Map(Arc::new(Field::new(entries.name(), pair, false)), *ordered)
-            }
-            _ => data_type.clone(),
-        },
-        other => other.clone(),
-    }
 }

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use serde_json::Value;
 
-use super::column::{Column, timestamp_type};
-use super::csv::CsvDialect;
 use super::format::Kind;
-use super::lines::{Lines, OpenFile, first_rows};
+use super::lines::{OpenFile, first_rows};
 use super::listing::FileEntry;
 use super::parquet::read_schema;
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::source::decode::Lines;
+use crate::source::decode::column::{Column, timestamp_type};
+use crate::source::decode::csv::CsvDialect;
 
 /// How many rows are looked at.
 const SAMPLE_ROWS: usize = 1_000;

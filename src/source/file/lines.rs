@@ -19,45 +19,13 @@ use memchr::{memchr, memrchr};
 
 use super::layout::Layout;
 use super::listing::FileEntry;
-use super::malformed::{Rows, Verdict};
 use crate::error::{Error, Result};
+use crate::source::decode::malformed::Rows;
+use crate::source::decode::{LineDecoder, RowEnds};
 use crate::storage::blocking;
 
 /// How much of a file is fetched at once.
 pub(super) const PIECE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Says where rows end.
-pub(super) trait RowEnds: Send + Sync {
-    /// Returns how many bytes of `text` its first row takes, whole lines with their ends, where the first line takes
-    /// `line_bytes`. `None` where that cannot be told before more of the file is there, and never where `is_last` says
-    /// that there is no more.
-    fn row_bytes(&self, text: &str, line_bytes: usize, is_last: bool) -> Option<usize>;
-}
-
-/// Every line is a row.
-pub(super) struct Lines;
-
-impl RowEnds for Lines {
-    fn row_bytes(&self, _text: &str, line_bytes: usize, _is_last: bool) -> Option<usize> {
-        Some(line_bytes)
-    }
-}
-
-/// Turns the text of one row into one row.
-pub(super) trait LineDecoder: Send {
-    /// Reads `line` (without its end) into the columns of `rows`, at most one value each.
-    fn decode(&mut self, line: &str, rows: &mut Rows) -> Verdict;
-
-    /// Returns what says where rows end.
-    fn row_ends(&self) -> &dyn RowEnds {
-        &Lines
-    }
-
-    /// Returns whether `line` is no row because nothing stands in it.
-    fn skips(&self, line: &str) -> bool {
-        line.trim_ascii().is_empty()
-    }
-}
 
 /// A file as it was when it was listed.
 #[derive(Debug, Clone)]

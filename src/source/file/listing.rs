@@ -255,7 +255,7 @@ pub(super) fn absolute(path: &str) -> Result<String> {
 
 /// Reads a span of time as milliseconds: `7d`, `2 hours`, `90m`, `10 seconds`, `500ms`, or a bare number of
 /// milliseconds.
-pub(super) fn parse_duration_ms(text: &str) -> Option<i64> {
+pub(in crate::source) fn parse_duration_ms(text: &str) -> Option<i64> {
     let text = text.trim().to_lowercase();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: i64 = text[..digits].parse().ok()?;

@@ -21,26 +21,21 @@ use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
 
 mod clean;
-mod column;
-mod csv;
 mod format;
 mod glob;
 mod infer;
-mod json;
-mod json_text;
 mod layout;
 mod lines;
 mod listing;
-mod malformed;
 mod offset;
 mod parquet;
 mod seen;
 mod snapshot;
-mod text;
-mod timestamp;
 mod walk;
 
 pub use self::format::{FILE_FORMATS, FileFormat};
+#[cfg(feature = "kafka")]
+pub(in crate::source) use self::listing::parse_duration_ms as duration_ms;
 pub use self::listing::{FileEntry, list_files, list_files_with};
 
 /// What the source calls itself.

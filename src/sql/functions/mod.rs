@@ -7,6 +7,8 @@
 
 mod aliases;
 mod approx_count_distinct;
+#[cfg(feature = "kafka")]
+mod avro;
 mod calendar;
 mod collection;
 mod conditional;
@@ -35,6 +37,8 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 /// Returns the scalar functions, to be registered after those of DataFusion and `datafusion-spark`.
 pub fn scalar_functions() -> Vec<ScalarUDF> {
     let own = [
+        #[cfg(feature = "kafka")]
+        avro::functions(),
         calendar::functions(),
         collection::functions(),
         conditional::functions(),

@@ -1,17 +1,17 @@
 //! Reads text: one STRING column, a row for each line, empty ones included.
 
-use super::lines::LineDecoder;
+use super::LineDecoder;
 use super::malformed::{Rows, Verdict};
 
 /// Takes lines as they are.
-pub(super) struct TextDecoder {
+pub(in crate::source) struct TextDecoder {
     /// Whether the lines themselves are wanted, not only their number.
     wanted: bool,
 }
 
 impl TextDecoder {
     /// Makes a decoder that fills the first column where it is `wanted`.
-    pub(super) fn new(wanted: bool) -> Self {
+    pub(in crate::source) fn new(wanted: bool) -> Self {
         Self { wanted }
     }
 }

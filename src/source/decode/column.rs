@@ -19,7 +19,7 @@ use super::timestamp::{parse_date_days, parse_timestamp_us};
 use crate::error::{Error, Result};
 
 /// The values so far, one for each entry of [`Column::valid`].
-pub(super) enum Cells {
+pub(in crate::source) enum Cells {
     /// BOOLEAN.
     Boolean(Vec<bool>),
     /// A signed or small unsigned integer, and the range of its type.
@@ -47,12 +47,12 @@ pub(super) enum Cells {
 }
 
 /// A column under construction.
-pub(super) struct Column {
+pub(in crate::source) struct Column {
     /// Its name, for messages.
-    pub(super) name: String,
+    pub(in crate::source) name: String,
     data_type: DataType,
     /// The values.
-    pub(super) cells: Cells,
+    pub(in crate::source) cells: Cells,
     /// Which of them are not NULL.
     valid: Vec<bool>,
 }
@@ -62,7 +62,7 @@ impl Column {
     ///
     /// # Errors
     /// `Unsupported` for a type that text files do not give.
-    pub(super) fn new(field: &Field) -> Result<Self> {
+    pub(in crate::source) fn new(field: &Field) -> Result<Self> {
         let data_type = field.data_type().clone();
         let integer = |low, high| Cells::Integer { values: Vec::new(), low, high };
         let cells = match &data_type {
@@ -106,17 +106,17 @@ impl Column {
     }
 
     /// Returns the number of values.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::source) fn len(&self) -> usize {
         self.valid.len()
     }
 
     /// Returns the declared type.
-    pub(super) fn data_type(&self) -> &DataType {
+    pub(in crate::source) fn data_type(&self) -> &DataType {
         &self.data_type
     }
 
     /// Adds NULL.
-    pub(super) fn push_null(&mut self) {
+    pub(in crate::source) fn push_null(&mut self) {
         match &mut self.cells {
             Cells::Boolean(values) => values.push(false),
             Cells::Integer { values, .. } | Cells::Timestamp(values) => values.push(0),
@@ -146,7 +146,7 @@ impl Column {
     }
 
     /// Adds a value as CSV, a partition folder or a text file writes it. False where it does not fit: then it is NULL.
-    pub(super) fn push_text(&mut self, text: &str) -> bool {
+    pub(in crate::source) fn push_text(&mut self, text: &str) -> bool {
         let fits = match &mut self.cells {
             Cells::Boolean(values) => put(values, parse_bool(text)),
             Cells::Integer { values, low, high } => {
@@ -166,7 +166,7 @@ impl Column {
     }
 
     /// Adds a JSON string. False where it does not fit: then it is NULL. A number in quotes is not a number.
-    pub(super) fn push_json_text(&mut self, text: &str) -> bool {
+    pub(in crate::source) fn push_json_text(&mut self, text: &str) -> bool {
         let fits = match &mut self.cells {
             Cells::Text { bytes, offsets } => {
                 bytes.push_str(text);
@@ -189,7 +189,7 @@ impl Column {
     }
 
     /// Adds a JSON boolean. False where it does not fit: then it is NULL.
-    pub(super) fn push_bool(&mut self, value: bool) -> bool {
+    pub(in crate::source) fn push_bool(&mut self, value: bool) -> bool {
         match &mut self.cells {
             Cells::Boolean(values) => {
                 values.push(value);
@@ -203,7 +203,7 @@ impl Column {
 
     /// Adds a JSON integer. False where it does not fit: then it is NULL. For a timestamp it is seconds since the
     /// epoch.
-    pub(super) fn push_integer(&mut self, value: i128) -> bool {
+    pub(in crate::source) fn push_integer(&mut self, value: i128) -> bool {
         let fits = match &mut self.cells {
             Cells::Integer { values, low, high } => {
                 put(values, i64::try_from(value).ok().filter(|value| (*low..=*high).contains(value)))
@@ -223,7 +223,7 @@ impl Column {
     }
 
     /// Adds a JSON number with a fraction or an exponent. False where it does not fit: then it is NULL.
-    pub(super) fn push_float(&mut self, value: f64) -> bool {
+    pub(in crate::source) fn push_float(&mut self, value: f64) -> bool {
         match &mut self.cells {
             Cells::Float(values) => {
                 values.push(value);
@@ -237,7 +237,7 @@ impl Column {
     }
 
     /// Ends the value of a list, struct or map whose children have been filled.
-    pub(super) fn end_nested(&mut self) {
+    pub(in crate::source) fn end_nested(&mut self) {
         let row = self.valid.len();
         match &mut self.cells {
             Cells::List { offsets, child } => offsets.push(offset(child.len())),
@@ -253,7 +253,7 @@ impl Column {
     }
 
     /// Cuts the column back to `rows` values, and drops what was begun beyond them.
-    pub(super) fn truncate(&mut self, rows: usize) {
+    pub(in crate::source) fn truncate(&mut self, rows: usize) {
         self.valid.truncate(rows);
         match &mut self.cells {
             Cells::Boolean(values) => values.truncate(rows),
@@ -287,7 +287,7 @@ impl Column {
     ///
     /// # Errors
     /// `DataInvalid` where one batch would hold more than 2 GiB of text.
-    pub(super) fn finish(&mut self) -> Result<ArrayRef> {
+    pub(in crate::source) fn finish(&mut self) -> Result<ArrayRef> {
         let rows = self.valid.len();
         let nulls = Some(NullBuffer::from(std::mem::take(&mut self.valid))).filter(|nulls| nulls.null_count() > 0);
         let array: ArrayRef = match &mut self.cells {
@@ -345,19 +345,19 @@ impl Column {
     }
 
     /// Adds NULL for a value that does not fit.
-    pub(super) fn push_misfit(&mut self) -> bool {
+    pub(in crate::source) fn push_misfit(&mut self) -> bool {
         self.push_null();
         false
     }
 }
 
 /// Returns whether `data_type` is one of the spellings of STRING.
-pub(super) fn is_text(data_type: &DataType) -> bool {
+pub(in crate::source) fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 /// Returns the type of TIMESTAMP columns.
-pub(super) fn timestamp_type() -> DataType {
+pub(in crate::source) fn timestamp_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, None)
 }
 

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 /// Reads one value and appends it to a text.
-pub(super) struct JsonText<'a>(pub(super) &'a mut String);
+pub(in crate::source) struct JsonText<'a>(pub(in crate::source) &'a mut String);
 
 impl JsonText<'_> {
     fn append<E>(self, value: impl Into<Value>) -> Result<(), E> {

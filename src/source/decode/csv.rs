@@ -6,8 +6,8 @@
 
 use memchr::memchr;
 
-use super::lines::{LineDecoder, RowEnds};
 use super::malformed::{Rows, Verdict};
+use super::{LineDecoder, RowEnds};
 use crate::error::Result;
 use crate::options::{Options, bad_value};
 
@@ -16,9 +16,9 @@ const ROW_BYTES: usize = 1024 * 1024;
 
 /// How the fields of a row are written.
 #[derive(Debug, Clone)]
-pub(super) struct CsvDialect {
+pub(in crate::source) struct CsvDialect {
     /// The first row of a file names the columns.
-    pub(super) header: bool,
+    pub(in crate::source) header: bool,
     separator: String,
     quote: Option<char>,
     escape: Option<char>,
@@ -49,7 +49,7 @@ impl CsvDialect {
     ///
     /// # Errors
     /// `InvalidOption` for a bad value.
-    pub(super) fn of(options: &Options) -> Result<Self> {
+    pub(in crate::source) fn of(options: &Options) -> Result<Self> {
         let header_option = ["header", "format.has_header"].into_iter().find(|name| options.get(name).is_some());
         let separator_option = ["sep", "delimiter", "format.delimiter"].into_iter().find_map(|name| options.get(name));
         let separator = match separator_option.unwrap_or(",") {
@@ -70,17 +70,17 @@ impl CsvDialect {
     }
 
     /// Returns whether `line` is a comment.
-    pub(super) fn is_comment(&self, line: &str) -> bool {
+    pub(in crate::source) fn is_comment(&self, line: &str) -> bool {
         self.comment.is_some_and(|comment| line.starts_with(comment))
     }
 
     /// Returns whether a field stands for NULL.
-    pub(super) fn is_null(&self, field: &str, quoted: bool) -> bool {
+    pub(in crate::source) fn is_null(&self, field: &str, quoted: bool) -> bool {
         field == self.null_value || (field.is_empty() && !quoted)
     }
 
     /// Hands out the fields of `row` one by one: position, text, and whether it was quoted. Returns their number.
-    pub(super) fn split(&self, row: &str, mut each: impl FnMut(usize, &str, bool)) -> usize {
+    pub(in crate::source) fn split(&self, row: &str, mut each: impl FnMut(usize, &str, bool)) -> usize {
         let (mut rest, mut position, mut told) = (row, 0, None);
         loop {
             let next = match self.quote.and_then(|quote| rest.strip_prefix(quote).map(|inner| (quote, inner))) {
@@ -277,7 +277,7 @@ fn one_letter(options: &Options, name: &str, default: Option<char>) -> Result<Op
 }
 
 /// Decodes rows of CSV.
-pub(super) struct CsvDecoder {
+pub(in crate::source) struct CsvDecoder {
     dialect: CsvDialect,
     /// For each field of a row the column that it goes to, if it is wanted.
     slots: Vec<Option<usize>>,
@@ -287,7 +287,7 @@ pub(super) struct CsvDecoder {
 
 impl CsvDecoder {
     /// Makes a decoder for one file whose rows have as many fields as there are `slots`.
-    pub(super) fn new(dialect: CsvDialect, slots: Vec<Option<usize>>, explain: bool) -> Self {
+    pub(in crate::source) fn new(dialect: CsvDialect, slots: Vec<Option<usize>>, explain: bool) -> Self {
         let header_pending = dialect.header;
         Self { dialect, slots, explain, header_pending }
     }

@@ -8,13 +8,13 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::LineDecoder;
 use super::column::{Cells, Column};
 use super::json_text::JsonText;
-use super::lines::LineDecoder;
 use super::malformed::{Rows, Verdict};
 
 /// Decodes lines of JSON.
-pub(super) struct JsonDecoder {
+pub(in crate::source) struct JsonDecoder {
     /// The names of the decoded columns, in their order.
     names: Vec<String>,
     /// Whether reasons are wanted: putting them into words costs more than the row.
@@ -23,7 +23,7 @@ pub(super) struct JsonDecoder {
 
 impl JsonDecoder {
     /// Makes a decoder of the columns `names`.
-    pub(super) fn new(names: Vec<String>, explain: bool) -> Self {
+    pub(in crate::source) fn new(names: Vec<String>, explain: bool) -> Self {
         Self { names, explain }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a row that is not of the declared shape: Spark's modes PERMISSIVE, DROPMALFORMED and FAILFAST.
 //!
-//! [`Rows`] is the batch under construction that [`super::lines`] fills line by line. Guards that a malformed row is
+//! [`Rows`] is the batch under construction that a [`super::LineDecoder`] fills row by row. Guards that a malformed row is
 //! counted once, and that every column has the same number of values after each line.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::source::MalformedRows;
 
 /// What to do with a malformed row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::source) enum Mode {
     /// Keep what fits, NULL the rest, and the line itself in the corrupt-record column.
     Permissive,
     /// Drop the row.
@@ -29,7 +29,7 @@ impl Mode {
     ///
     /// # Errors
     /// `InvalidOption` for any other word.
-    pub(super) fn of(options: &Options) -> Result<Self> {
+    pub(in crate::source) fn of(options: &Options) -> Result<Self> {
         match options.get("mode").map(|mode| mode.trim().to_uppercase()).as_deref() {
             None | Some("PERMISSIVE") => Ok(Self::Permissive),
             Some("DROPMALFORMED") => Ok(Self::DropMalformed),
@@ -41,7 +41,7 @@ impl Mode {
 
 /// What a decoder found in a line.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(in crate::source) enum Verdict {
     /// A row; columns that it does not mention are NULL.
     Row,
     /// A row some of whose fields do not fit, and the first reason where the decoder was asked for it.
@@ -56,7 +56,7 @@ impl Verdict {
     /// Returns the verdict on a line some of whose bytes were replaced, since they are not UTF-8: it is malformed at
     /// least.
     #[must_use]
-    pub(super) fn of_text(self, is_replaced: bool) -> Self {
+    pub(in crate::source) fn of_text(self, is_replaced: bool) -> Self {
         match self {
             Self::Row | Self::Misfit(_) if is_replaced => {
                 Self::Misfit(Some("it holds bytes that are not UTF-8".into()))
@@ -66,43 +66,51 @@ impl Verdict {
     }
 }
 
-/// Rows of one file on their way into a batch.
-pub(super) struct Rows {
+/// Rows of one place on their way into a batch.
+pub(in crate::source) struct Rows {
     /// The columns that the decoder fills.
-    pub(super) columns: Vec<Column>,
+    pub(in crate::source) columns: Vec<Column>,
     corrupt: Column,
     length: usize,
     mode: Mode,
     malformed: Arc<MalformedRows>,
-    file: String,
+    place: String,
+    unit: &'static str,
 }
 
 impl Rows {
-    /// Makes an empty batch for rows of `file`.
+    /// Makes an empty batch for rows of `place`, such as a file, in which a row is found by its `unit`, such as a line.
     ///
     /// # Errors
     /// `Unsupported` where one of `fields` has a type that text does not give.
-    pub(super) fn new(fields: &[Field], mode: Mode, malformed: Arc<MalformedRows>, file: &str) -> Result<Self> {
+    pub(in crate::source) fn new(
+        fields: &[Field],
+        mode: Mode,
+        malformed: Arc<MalformedRows>,
+        place: &str,
+        unit: &'static str,
+    ) -> Result<Self> {
         Ok(Self {
             columns: fields.iter().map(Column::new).collect::<Result<_>>()?,
             corrupt: Column::new(&Field::new("corrupt record", DataType::Utf8, true))?,
             length: 0,
             mode,
             malformed,
-            file: file.to_string(),
+            place: place.to_string(),
+            unit,
         })
     }
 
     /// Returns the number of rows.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::source) fn len(&self) -> usize {
         self.length
     }
 
-    /// Ends a line: what the decoder wrote into the columns becomes a row, or is taken back, by verdict and mode.
+    /// Ends row `number`: what the decoder wrote into the columns becomes a row, or is taken back, by verdict and mode.
     ///
     /// # Errors
-    /// `DataInvalid` for a malformed row in mode FAILFAST: file, line and reason.
-    pub(super) fn settle(&mut self, verdict: Verdict, line: &str, line_number: u64) -> Result<()> {
+    /// `DataInvalid` for a malformed row in mode FAILFAST: place, number and reason.
+    pub(in crate::source) fn settle(&mut self, verdict: Verdict, line: &str, number: u64) -> Result<()> {
         let (whole, reason) = match verdict {
             Verdict::Row => return self.end_row(None),
             Verdict::Nothing => {
@@ -114,8 +122,8 @@ impl Rows {
         };
         if self.mode == Mode::FailFast {
             return Err(Error::data_invalid(format!(
-                "{}, line {line_number}: {reason}; mend the line, or use the mode PERMISSIVE or DROPMALFORMED",
-                self.file
+                "{}, {} {number}: {reason}; mend the row, or use the mode PERMISSIVE or DROPMALFORMED",
+                self.place, self.unit
             )));
         }
         self.malformed.add(1);
@@ -152,7 +160,7 @@ impl Rows {
     ///
     /// # Errors
     /// `DataInvalid` where the rows are too large for one batch.
-    pub(super) fn finish(&mut self) -> Result<(Vec<ArrayRef>, ArrayRef, usize)> {
+    pub(in crate::source) fn finish(&mut self) -> Result<(Vec<ArrayRef>, ArrayRef, usize)> {
         let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?;
         Ok((columns, self.corrupt.finish()?, std::mem::take(&mut self.length)))
     }

@@ -12,7 +12,7 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 
 /// Reads a timestamp as microseconds since the epoch: a date, or a date, `T` or a blank, `hh:mm[:ss[.fraction]]` and
 /// a zone if wanted (`Z`, `+01:00`, `UTC`, `America/New_York`).
-pub(super) fn parse_timestamp_us(text: &str) -> Option<i64> {
+pub(in crate::source) fn parse_timestamp_us(text: &str) -> Option<i64> {
     if let Some(us) = usual_timestamp_us(text.as_bytes()) {
         return Some(us);
     }
@@ -76,7 +76,7 @@ fn usual_timestamp_us(text: &[u8]) -> Option<i64> {
 }
 
 /// Reads a date as days since the epoch; what follows a `T` or a blank is not looked at.
-pub(super) fn parse_date_days(text: &str) -> Option<i32> {
+pub(in crate::source) fn parse_date_days(text: &str) -> Option<i32> {
     let (date, rest) = leading_date(text.trim())?;
     (rest.is_empty() || rest.starts_with(['T', ' '])).then(|| date.num_days_from_ce() - EPOCH_DAY)
 }

@@ -1,0 +1,160 @@
+//! What a client tells of itself while it works, and what its errors mean to a user.
+//!
+//! librdkafka goes on trying for ever, and says why nothing works in its log only. [`ClientEvents`] keeps the last of
+//! that, so that an error can say it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::ClientSettings;
+use crate::error::{Error, ErrorKind};
+
+/// Pause between attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens to one client.
+#[derive(Debug, Default)]
+pub(crate) struct ClientEvents {
+    trouble: Mutex<Option<String>>,
+}
+
+impl ClientEvents {
+    /// Remembers why something does not work.
+    pub(crate) fn note(&self, trouble: impl Into<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble.into());
+    }
+
+    /// Returns the last trouble, as a clause for a message.
+    pub(crate) fn trouble(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|trouble| format!(" ({trouble})")).unwrap_or_default()
+    }
+}
+
+impl ClientContext for ClientEvents {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // What went wrong while a query ran is told by whoever gives up: here it may be the tenth attempt of many.
+        tracing::debug!(target: "millstream::kafka", "{facility}: {message}");
+        if (level as u8) <= (RDKafkaLogLevel::Warning as u8) {
+            // The words before the last are the client's name and the broker's.
+            let said = message.rsplit_once("]: ").map_or(message, |(_, said)| said);
+            self.note(said.trim());
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "millstream::kafka", "{error}: {reason}");
+        self.note(reason);
+    }
+}
+
+impl ConsumerContext for ClientEvents {}
+
+/// Returns the code of an error, where it has one.
+pub(crate) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    error.rdkafka_error_code()
+}
+
+/// Returns whether trying again may help: brokers that cannot be reached, or are about to elect a leader.
+pub(crate) fn is_transient(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::TimedOutQueue
+            | Code::WaitingForCoordinator
+            | Code::RequestTimedOut
+            | Code::NetworkException
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::ReplicaNotAvailable
+            | Code::BrokerNotAvailable
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::NotCoordinator
+            | Code::KafkaStorageError
+            | Code::OffsetNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::UnstableOffsetCommit
+            | Code::Retry
+    )
+}
+
+/// Tries until it works, cannot work, or `within` is over; an attempt is told how much of that is left.
+///
+/// # Errors
+/// The last attempt's.
+pub(crate) fn patiently<T>(
+    within: Duration,
+    mut attempt: impl FnMut(Duration) -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    let begun = Instant::now();
+    loop {
+        let left = within.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
+        match attempt(left) {
+            Err(error) if code_of(&error).is_some_and(is_transient) && begun.elapsed() + PAUSE < within => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Says what `error` means, while `what` ("reading the offsets of topic 'x'") was tried.
+pub(crate) fn failure(what: &str, error: &KafkaError, settings: &ClientSettings, events: &ClientEvents) -> Error {
+    use RDKafkaErrorCode as Code;
+    let trouble = events.trouble();
+    let servers = &settings.servers;
+    let code = code_of(error);
+    let (kind, message) = match code {
+        Some(Code::TopicAuthorizationFailed) => {
+            (ErrorKind::Unavailable, "the user has no right to the topic; grant it (READ and DESCRIBE, or WRITE)".into())
+        }
+        Some(Code::GroupAuthorizationFailed) => (
+            ErrorKind::Unavailable,
+            "the user has no right to the consumer group; grant it, or name one with 'kafka.group.id' or 'groupIdPrefix'"
+                .into(),
+        ),
+        Some(Code::TransactionalIdAuthorizationFailed) => (
+            ErrorKind::Unavailable,
+            "the user has no right to the transactional id; grant it, or name one with 'kafka.transactional.id'".into(),
+        ),
+        Some(Code::ClusterAuthorizationFailed) => {
+            (ErrorKind::Unavailable, "the user has no right to do this in the cluster; grant it".into())
+        }
+        Some(Code::Authentication | Code::SaslAuthenticationFailed) => (
+            ErrorKind::Unavailable,
+            format!("the broker refused the login{trouble}; check kafka.sasl.* and kafka.security.protocol"),
+        ),
+        Some(Code::SSL) => {
+            (ErrorKind::Unavailable, format!("no TLS connection to {servers}{trouble}; check kafka.ssl.*"))
+        }
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
+            (ErrorKind::Unavailable, "there is no such topic or partition; create it, or mend the name".into())
+        }
+        Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => (
+            ErrorKind::Fenced,
+            "another producer has taken over the transactional id: another run of this query, or another query that was \
+             given the same 'kafka.transactional.id'. Let only one run"
+                .into(),
+        ),
+        Some(code) if is_transient(code) => (
+            ErrorKind::Unavailable,
+            format!(
+                "no answer from {servers}{trouble}; check that the brokers run, and the options kafka.bootstrap.servers and \
+                 kafka.security.protocol"
+            ),
+        ),
+        _ => (ErrorKind::Unavailable, format!("{error}{trouble}")),
+    };
+    Error::new(kind, format!("Kafka: {what}: {message}")).with_source(error.clone())
+}

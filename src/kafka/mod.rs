@@ -1,0 +1,9 @@
+//! What the Kafka source and the Kafka sink share: a client's configuration, and what its errors mean.
+//!
+//! Built on librdkafka. Guards that secrets among the options reach the client and nothing else.
+
+mod client;
+mod config;
+
+pub(crate) use client::{ClientEvents, code_of, failure, is_transient, patiently};
+pub(crate) use config::ClientSettings;

@@ -1,0 +1,329 @@
+//! The client that writes: one a sink, and with transactions the one writer of its transactional id.
+//!
+//! Everything here may wait for the network. Guards that a batch is said to be written only when every message of it was
+//! acknowledged.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::messages::Messages;
+use super::{PATIENCE, Settings, WHAT, locked};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kafka::{ClientEvents, ClientSettings, code_of, failure, patiently};
+use crate::sink::SinkContext;
+
+/// Pause while the producer's queue is full.
+const QUEUE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Listens to the producer, and to what becomes of its messages.
+#[derive(Debug, Default)]
+struct Deliveries {
+    events: ClientEvents,
+    /// Why the first message failed that did.
+    failed: Mutex<Option<KafkaError>>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.events.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.events.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
+        if let Err((error, _)) = result {
+            locked(&self.failed).get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+/// Writes messages.
+pub(super) struct Producer {
+    client: ClientSettings,
+    producer: ThreadedProducer<Deliveries>,
+    patience: Duration,
+    transactions: Option<Transactions>,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Producer({})", self.client.servers)
+    }
+}
+
+/// What a producer of transactions knows beside.
+struct Transactions {
+    id: String,
+    mark_topic: String,
+    /// Gives the group whose offset is the mark.
+    group: BaseConsumer<ClientEvents>,
+    /// The first batch that is not in Kafka; -1 where that was never noted.
+    written: AtomicI64,
+}
+
+impl Producer {
+    /// Connects. With transactions, this shuts out every other producer of the same id, and learns which batches are
+    /// written.
+    ///
+    /// # Errors
+    /// `Unavailable` where the brokers or the topic cannot be reached; `InvalidOption` where the client does not take the
+    /// options.
+    pub(super) fn open(settings: &Settings, context: &SinkContext) -> Result<Self> {
+        let client = settings.client.clone();
+        let id = match client.get("transactional.id") {
+            Some(id) => id.to_string(),
+            None => format!("millstream-{}-{}", context.query_id, context.name),
+        };
+        let patience = ["message.timeout.ms", "delivery.timeout.ms"]
+            .iter()
+            .find_map(|name| client.get(name)?.parse().ok())
+            .map_or(PATIENCE, Duration::from_millis);
+        let timeout = patience.as_millis().to_string();
+        let defaults = [
+            ("client.id", "millstream"),
+            ("enable.idempotence", "true"),
+            // Where the Java client, and so Spark, puts a key.
+            ("partitioner", "murmur2_random"),
+            ("queue.buffering.max.kbytes", "131072"),
+            ("reconnect.backoff.max.ms", "1000"),
+            ("message.timeout.ms", timeout.as_str()),
+        ];
+        // A transaction is open while a batch runs: as long as brokers allow.
+        let transactional = [("transactional.id", id.as_str()), ("transaction.timeout.ms", "900000")];
+        let fixed = if settings.exactly_once { &transactional[..1] } else { &[] };
+        let more = if settings.exactly_once { &transactional[1..] } else { &[] };
+        let config = client.with(&[&defaults[..], more].concat(), fixed);
+        let producer = config
+            .create_with_context::<_, ThreadedProducer<Deliveries>>(Deliveries::default())
+            .map_err(|e| Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {e}")))?;
+        let opened = Self { client, producer, patience, transactions: None };
+        if let Some(topic) = &settings.topic {
+            opened.look_up(topic)?;
+        }
+        match &settings.mark_topic {
+            Some(topic) if settings.exactly_once => opened.with_transactions(id, topic),
+            _ => Ok(opened),
+        }
+    }
+
+    /// Checks that the topic exists.
+    fn look_up(&self, topic: &str) -> Result<()> {
+        let found = patiently(self.client.timeout, |left| {
+            let metadata = self.producer.client().fetch_metadata(Some(topic), left)?;
+            match metadata.topics().first().and_then(|found| found.error()) {
+                Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+                None => Ok(()),
+            }
+        });
+        found.map_err(|e| self.failed(&format!("looking up topic '{topic}'"), &e))
+    }
+
+    fn with_transactions(self, id: String, mark_topic: &str) -> Result<Self> {
+        let within = self.client.timeout;
+        patiently(within, |left| self.producer.init_transactions(left))
+            .map_err(|e| self.failed(&format!("taking over the transactional id '{id}'"), &e))?;
+        // Transactions of earlier producers have ended by now: nothing can be added to what is read here.
+        let settings =
+            [("group.id", id.as_str()), ("isolation.level", "read_committed"), ("enable.auto.commit", "false")];
+        let group: BaseConsumer<ClientEvents> = self
+            .client
+            .with(&[], &settings)
+            .remove("transactional.id")
+            .remove("transaction.timeout.ms")
+            .create_with_context(ClientEvents::default())
+            .map_err(|e| Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {e}")))?;
+        let noted = patiently(within, |left| {
+            let mut wanted = TopicPartitionList::new();
+            wanted.add_partition(mark_topic, 0);
+            let committed = group.committed_offsets(wanted, left)?;
+            let element = committed.elements().into_iter().next();
+            match element {
+                Some(element) => element.error().map(|()| element.offset()),
+                None => Ok(Offset::Invalid),
+            }
+        })
+        .map_err(|e| {
+            failure(&format!("reading the offset of group '{id}'"), &e, &self.client, group.client().context())
+        })?;
+        let written = match noted {
+            Offset::Offset(written) => written,
+            _ => -1,
+        };
+        let written = AtomicI64::new(written);
+        let transactions = Transactions { id, mark_topic: mark_topic.to_string(), group, written };
+        Ok(Self { transactions: Some(transactions), ..self })
+    }
+
+    /// Returns the transactional id.
+    pub(super) fn id(&self) -> &str {
+        self.transactions.as_ref().map_or("", |transactions| &transactions.id)
+    }
+
+    /// Returns the first batch that is not in Kafka, where transactions have noted that.
+    pub(super) fn written(&self) -> Option<i64> {
+        let written = self.transactions.as_ref()?.written.load(Ordering::SeqCst);
+        (written >= 0).then_some(written)
+    }
+
+    /// Returns whether a batch is in Kafka for certain.
+    pub(super) fn is_written(&self, batch_id: i64) -> bool {
+        self.written().is_some_and(|written| batch_id < written)
+    }
+
+    /// Begins a batch.
+    ///
+    /// # Errors
+    /// `Fenced` where another producer has taken over.
+    pub(super) fn begin(&self) -> Result<()> {
+        *locked(&self.producer.context().failed) = None;
+        if self.transactions.is_some() {
+            self.producer.begin_transaction().map_err(|e| self.failed("beginning a transaction", &e))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a row into the queue.
+    ///
+    /// # Errors
+    /// `Unavailable` where an earlier message was not acknowledged; `DataInvalid` for a message that is too large.
+    pub(super) fn send(&self, messages: &Messages, row: usize) -> Result<()> {
+        let record = || {
+            let mut record: BaseRecord<'_, [u8], [u8], ()> = BaseRecord::to(messages.topic(row));
+            if let Some(key) = messages.key(row) {
+                record = record.key(key);
+            }
+            if let Some(value) = messages.value(row) {
+                record = record.payload(value);
+            }
+            if let Some(partition) = messages.partition(row) {
+                record = record.partition(partition);
+            }
+            match messages.headers(row) {
+                Some(headers) => record.headers(headers),
+                None => record,
+            }
+        };
+        let mut record = record();
+        loop {
+            self.check(messages.topic(row))?;
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((error, back)) if code_of(&error) == Some(RDKafkaErrorCode::QueueFull) => {
+                    record = back;
+                    std::thread::sleep(QUEUE_PAUSE);
+                }
+                Err((error, _)) => return Err(self.not_sent(messages.topic(row), &error)),
+            }
+        }
+    }
+
+    /// Waits until everything is acknowledged and, with transactions, ends the one that is open: its rows and its number
+    /// are visible together, or not at all.
+    ///
+    /// # Errors
+    /// `Unavailable` where that did not work in time; `Fenced` where another producer has taken over. With transactions it
+    /// may have worked all the same, of which the next run learns.
+    pub(super) fn end(&self, batch_id: i64, rows: u64) -> Result<()> {
+        let flushed = self.producer.flush(self.patience + Duration::from_secs(1));
+        let acknowledged = self
+            .check("the sink")
+            .and_then(|()| flushed.map_err(|e| self.failed("waiting for messages to be acknowledged", &e)));
+        let Some(transactions) = &self.transactions else { return acknowledged };
+        if rows == 0 {
+            self.give_up();
+            return acknowledged;
+        }
+        let ended = acknowledged.and_then(|()| self.commit(transactions, batch_id));
+        if ended.is_err() {
+            self.give_up();
+        }
+        ended
+    }
+
+    fn commit(&self, transactions: &Transactions, batch_id: i64) -> Result<()> {
+        let id = &transactions.id;
+        let Some(group) = transactions.group.group_metadata() else {
+            return Err(Error::internal("kafka sink: the consumer of the mark has no group"));
+        };
+        let mut mark = TopicPartitionList::new();
+        mark.add_partition_offset(&transactions.mark_topic, 0, Offset::Offset(batch_id + 1))
+            .map_err(|e| self.failed("noting the batch", &e))?;
+        self.retried(|| self.producer.send_offsets_to_transaction(&mark, &group, self.patience))
+            .map_err(|e| self.failed(&format!("noting batch {batch_id} in the transaction of '{id}'"), &e))?;
+        fail::fail_point!("kafka.before_commit_transaction");
+        self.retried(|| self.producer.commit_transaction(self.patience))
+            .map_err(|e| self.failed(&format!("committing the transaction of batch {batch_id} of '{id}'"), &e))?;
+        fail::fail_point!("kafka.after_commit_transaction");
+        transactions.written.store(batch_id + 1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Tries a step of a transaction again as long as that can help.
+    fn retried(&self, step: impl Fn() -> KafkaResult<()>) -> KafkaResult<()> {
+        let begun = Instant::now();
+        loop {
+            match step() {
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < self.patience => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Gives up the transaction that is open, if one is.
+    pub(super) fn give_up(&self) {
+        if self.transactions.is_some()
+            && let Err(error) = self.producer.abort_transaction(Duration::from_secs(10))
+        {
+            tracing::debug!(target: "millstream::kafka", "{WHAT}: the transaction ends with its timeout: {error}");
+        }
+    }
+
+    /// Fails where a message was not acknowledged.
+    fn check(&self, topic: &str) -> Result<()> {
+        match &*locked(&self.producer.context().failed) {
+            Some(error) => Err(self.not_sent(topic, error)),
+            None => Ok(()),
+        }
+    }
+
+    fn not_sent(&self, topic: &str, error: &KafkaError) -> Error {
+        match code_of(error) {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Error::data_invalid(format!(
+                "kafka sink: a message for topic '{topic}' is larger than allowed; make rows smaller, or raise \
+                 kafka.message.max.bytes and the topic's max.message.bytes"
+            ))
+            .with_source(error.clone()),
+            _ => self.failed(&format!("writing to topic '{topic}'"), error),
+        }
+    }
+
+    fn failed(&self, what: &str, error: &KafkaError) -> Error {
+        let events = &self.producer.context().events;
+        // What makes a producer unusable is told in the words of what follows from it.
+        let fatal = self.producer.client().fatal_error();
+        match fatal {
+            Some((code, reason)) if !matches!(code, RDKafkaErrorCode::NoError) => {
+                events.note(reason);
+                failure(what, &KafkaError::MessageProduction(code), &self.client, events)
+            }
+            _ if error.to_string().to_lowercase().contains("fenced") => {
+                Error::new(ErrorKind::Fenced, failure(what, error, &self.client, events).message())
+            }
+            _ => failure(what, error, &self.client, events),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What the brokers know: which partitions there are, and how far they go.
+//!
+//! Everything here waits for the network and is called from threads that may. Guards that an answer is whole: a
+//! partition that does not answer is an error, and never one that is not there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::offsets::{Offsets, TopicPartition};
+use super::settings::{Settings, Subscription};
+use crate::error::{Error, Result};
+use crate::kafka::{ClientEvents, code_of, failure, is_transient, patiently};
+
+/// What went wrong, and whether trying again may help.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) error: Error,
+    pub(super) is_transient: bool,
+}
+
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Self {
+        trouble.error
+    }
+}
+
+/// A client that asks questions and reads nothing.
+pub(super) struct Cluster {
+    settings: Settings,
+    consumer: BaseConsumer<ClientEvents>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster({})", self.settings.client.servers)
+    }
+}
+
+/// Makes a client of `settings`, for reading or asking.
+///
+/// # Errors
+/// `InvalidOption` where the client does not take the options together.
+pub(super) fn consumer(settings: &Settings) -> Result<BaseConsumer<ClientEvents>> {
+    let defaults = [
+        // Rows of transactions that were given up are none.
+        ("isolation.level", "read_committed"),
+        ("client.id", "millstream"),
+        // What is fetched ahead a partition: 16 MiB.
+        ("queued.max.messages.kbytes", "16384"),
+        // Where that is reached, fetching goes on as soon as there is room, and not a second later.
+        ("fetch.queue.backoff.ms", "5"),
+        ("fetch.error.backoff.ms", "50"),
+        // How soon the end of a partition is told where its last offsets are no messages.
+        ("fetch.wait.max.ms", "100"),
+        ("reconnect.backoff.max.ms", "1000"),
+        // A partition that moved or is new is found soon.
+        ("topic.metadata.refresh.interval.ms", "10000"),
+        ("allow.auto.create.topics", "false"),
+    ];
+    let fixed = [
+        ("group.id", settings.group_id.as_str()),
+        // Offsets are in the checkpoint.
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("auto.offset.reset", "error"),
+        ("enable.partition.eof", "true"),
+    ];
+    settings.client.with(&defaults, &fixed).create_with_context(ClientEvents::default()).map_err(|e| match e {
+        KafkaError::ClientCreation(reason) => {
+            Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {reason}"))
+        }
+        other => Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {other}")),
+    })
+}
+
+impl Cluster {
+    /// Makes the client; it connects when it is first asked.
+    ///
+    /// # Errors
+    /// As [`consumer`].
+    pub(super) fn new(settings: &Settings) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { settings: settings.clone(), consumer: consumer(settings)? }))
+    }
+
+    fn trouble(&self, what: &str, error: &KafkaError) -> Trouble {
+        let events = self.consumer.client().context();
+        let is_transient = code_of(error).is_some_and(is_transient);
+        Trouble { error: failure(what, error, &self.settings.client, events), is_transient }
+    }
+
+    /// Says what stands in the way of connecting, where that is known.
+    fn listen(&self) {
+        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+            if let Err(error) = event {
+                tracing::debug!(target: "millstream::kafka", "{error}");
+            }
+        }
+    }
+
+    fn insist<T>(
+        &self,
+        what: &str,
+        within: Duration,
+        mut attempt: impl FnMut(Duration) -> Result<T, KafkaError>,
+    ) -> Result<T, Trouble> {
+        let result = patiently(within, |left| {
+            let result = attempt(left);
+            self.listen();
+            result
+        });
+        result.map_err(|error| self.trouble(what, &error))
+    }
+
+    /// Returns the partitions that are read.
+    ///
+    /// # Errors
+    /// `Unavailable` where brokers do not answer within `within`, or a topic that was named does not exist.
+    pub(super) fn partitions(&self, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
+        match &self.settings.subscription {
+            Subscription::Partitions(partitions) => {
+                let topics: std::collections::BTreeSet<&str> = partitions.iter().map(|of| of.topic.as_str()).collect();
+                let mut there = Vec::new();
+                for topic in topics {
+                    there.extend(self.of_topic(topic, within)?);
+                }
+                Ok(there.into_iter().filter(|of| partitions.contains(of)).collect())
+            }
+            Subscription::Topics(topics) => {
+                let mut all = Vec::new();
+                for topic in topics {
+                    all.extend(self.of_topic(topic, within)?);
+                }
+                Ok(all)
+            }
+            Subscription::Pattern(_, regex) => {
+                let metadata =
+                    self.insist("listing topics", within, |left| self.consumer.fetch_metadata(None, left))?;
+                let topics = metadata.topics().iter().filter(|topic| regex.is_match(topic.name()));
+                let partitions = topics.flat_map(|topic| {
+                    topic.partitions().iter().map(|p| TopicPartition { topic: topic.name().into(), partition: p.id() })
+                });
+                Ok(partitions.collect())
+            }
+        }
+    }
+
+    fn of_topic(&self, topic: &str, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
+        let what = format!("looking up topic '{topic}'");
+        let partitions = self.insist(&what, within, |left| {
+            let metadata = self.consumer.fetch_metadata(Some(topic), left)?;
+            let Some(found) = metadata.topics().first() else {
+                return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+            };
+            if let Some(error) = found.error() {
+                return Err(KafkaError::MetadataFetch(error.into()));
+            }
+            Ok(found.partitions().iter().map(|p| p.id()).collect::<Vec<i32>>())
+        });
+        match partitions {
+            Ok(ids) => Ok(ids.into_iter().map(|partition| TopicPartition { topic: topic.into(), partition }).collect()),
+            // A topic that is gone has no partitions; whether that is an error depends on who asks.
+            Err(trouble) if is_unknown(&trouble) => Ok(Vec::new()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Returns for each partition the offset behind its last message that may be read.
+    ///
+    /// # Errors
+    /// `Unavailable` where brokers do not answer within `within`.
+    pub(super) fn latest(&self, of: &[TopicPartition], within: Duration) -> Result<Offsets, Trouble> {
+        self.offsets(of.iter().map(|of| (of.clone(), Offset::End)), "the last offset", within)
+    }
+
+    /// Returns for each partition the offset of its oldest message.
+    ///
+    /// # Errors
+    /// As [`Cluster::latest`].
+    pub(super) fn earliest(&self, of: &[TopicPartition], within: Duration) -> Result<Offsets, Trouble> {
+        self.offsets(of.iter().map(|of| (of.clone(), Offset::Beginning)), "the first offset", within)
+    }
+
+    /// Returns for each partition the offset of its first message of the given time (milliseconds) or later; partitions
+    /// without one are left out.
+    ///
+    /// # Errors
+    /// As [`Cluster::latest`].
+    pub(super) fn at_times(&self, times: &Offsets, within: Duration) -> Result<Offsets, Trouble> {
+        let wanted = times.iter().map(|(of, ms)| (of.clone(), Offset::Offset((*ms).max(0))));
+        self.offsets(wanted, "the offset of a time", within)
+    }
+
+    fn offsets(
+        &self,
+        wanted: impl Iterator<Item = (TopicPartition, Offset)>,
+        what: &str,
+        within: Duration,
+    ) -> Result<Offsets, Trouble> {
+        let wanted: Vec<(TopicPartition, Offset)> = wanted.collect();
+        if wanted.is_empty() {
+            return Ok(Offsets::new());
+        }
+        let what = format!("asking for {what} of {} partitions, such as {}", wanted.len(), wanted[0].0);
+        self.insist(&what, within, |left| {
+            let mut list = TopicPartitionList::with_capacity(wanted.len());
+            for (of, offset) in &wanted {
+                list.add_partition_offset(&of.topic, of.partition, *offset)?;
+            }
+            let answered = self.consumer.offsets_for_times(list, left)?;
+            let mut offsets = Offsets::new();
+            for element in answered.elements() {
+                element.error()?;
+                // A time after the last message has the offset "end".
+                if let Offset::Offset(offset) = element.offset() {
+                    let of = TopicPartition { topic: element.topic().into(), partition: element.partition() };
+                    offsets.insert(of, offset);
+                }
+            }
+            Ok(offsets)
+        })
+    }
+}
+
+fn is_unknown(trouble: &Trouble) -> bool {
+    let source = std::error::Error::source(&trouble.error).and_then(|source| source.downcast_ref::<KafkaError>());
+    let code = source.and_then(code_of);
+    matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
+}

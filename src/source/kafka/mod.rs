@@ -1,0 +1,438 @@
+//! The Kafka source: topics as unbounded tables, read by offsets.
+//!
+//! Offsets are in the checkpoint alone, never in a consumer group: a batch that died reads the same messages again. Where a
+//! query begins is pinned when it first starts, so that "latest" means that moment even if nothing comes for long. Every
+//! plan looks for new partitions, which are read from their oldest message on.
+//!
+//! Options as in Spark's guide to its Kafka source; values are decoded as the option `format` says ([`value`]).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::SendableRecordBatchStream;
+
+use self::cluster::{Cluster, Trouble};
+use self::offsets::{KafkaOffset, Offsets, Range, TopicPartition, cut, limited, ranges};
+use self::reader::{Readers, report_loss};
+use self::rows::Columns;
+use self::settings::{Ending, Settings, Starting, Subscription};
+use self::value::{ValueFormat, text_options};
+use super::memory::check_declared;
+use super::{Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::source::decode::corrupt_column;
+use crate::storage::{DurableStore, blocking, read_checked, write_checked};
+
+mod cluster;
+mod offsets;
+mod reader;
+mod reading;
+mod rows;
+mod settings;
+mod value;
+
+/// The file in the source's own directory that says where the query began.
+const INITIAL: &str = "initial";
+
+/// How long a running query waits for an answer before it looks whether it was stopped.
+const GLANCE: Duration = Duration::from_secs(2);
+
+/// How often an outage is mentioned.
+const MENTION: Duration = Duration::from_secs(10);
+
+/// Makes sources that read Kafka's topics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KafkaSourceProvider;
+
+#[async_trait]
+impl SourceProvider for KafkaSourceProvider {
+    fn has_partitions(&self) -> bool {
+        true
+    }
+
+    async fn schema(&self, spec: &SourceSpec) -> Result<SchemaRef> {
+        Ok(table_of(spec)?.1.schema())
+    }
+
+    async fn create(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>> {
+        let (settings, columns) = table_of(spec)?;
+        Ok(Arc::new(KafkaSource {
+            settings,
+            columns: Arc::new(columns),
+            clock: Arc::clone(&spec.clock),
+            clients: Mutex::default(),
+            state: Mutex::default(),
+        }))
+    }
+}
+
+/// Reads everything that a table says of its topics and columns. Nothing is connected.
+fn table_of(spec: &SourceSpec) -> Result<(Settings, Columns)> {
+    let settings = Settings::of(&spec.options, &text_options())?;
+    let columns = match ValueFormat::of(&spec.options, settings.client.timeout)? {
+        None => {
+            let columns = Columns::plain(settings.include_headers);
+            check_declared(spec, &columns.schema()).map_err(|e| {
+                Error::invalid_query(format!(
+                    "{}; to read columns from messages' values, say how with the option 'format' (json, csv, avro, raw, \
+                     debezium)",
+                    e.message()
+                ))
+            })?;
+            columns
+        }
+        Some(format) => {
+            let Some(declared) = spec.schema.as_ref().filter(|schema| !schema.fields().is_empty()) else {
+                return Err(Error::invalid_query(
+                    "messages' values are to be decoded (option 'format'), which needs declared columns",
+                ));
+            };
+            let corrupt = corrupt_column(declared, &spec.options)?;
+            Columns::declared(declared, format, corrupt)?
+        }
+    };
+    Ok((settings, columns))
+}
+
+/// The topics of one query.
+#[derive(Debug)]
+pub struct KafkaSource {
+    settings: Settings,
+    columns: Arc<Columns>,
+    clock: Arc<dyn Clock>,
+    clients: Mutex<Option<Clients>>,
+    state: Mutex<State>,
+}
+
+/// What is connected while a query runs.
+#[derive(Debug, Clone)]
+struct Clients {
+    cluster: Arc<Cluster>,
+    readers: Arc<Readers>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Where a query that has read nothing begins.
+    initial: Offsets,
+    /// What later plans keep to, once the end is fixed.
+    fixed: Option<Offsets>,
+    /// The ends as they were last seen.
+    latest: Option<Offsets>,
+    /// Since when brokers have not answered, and when that was last mentioned.
+    silent: Option<(Instant, Instant)>,
+    /// When the last batch was planned.
+    planned_ms: Option<i64>,
+}
+
+impl KafkaSource {
+    fn clients(&self) -> Result<Clients> {
+        let clients = locked(&self.clients).clone();
+        clients.ok_or_else(|| Error::internal("kafka source: it is read before it is opened, or after it was stopped"))
+    }
+
+    /// Asks the brokers something, in a thread that may wait.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Cluster) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<Result<T, Trouble>> {
+        let cluster = self.clients()?.cluster;
+        blocking(move || Ok(question(&cluster))).await
+    }
+
+    /// Finds where the query begins, and writes that down: it is asked once in the life of a checkpoint.
+    async fn begin(&self, journal: &dyn DurableStore) -> Result<Offsets> {
+        if let Some(bytes) = read_checked(journal, INITIAL).await? {
+            return Ok(KafkaOffset::parse(&serde_json::from_slice(&bytes)?)?.topics);
+        }
+        let settings = self.settings.clone();
+        let initial = self.ask(move |cluster| initial_offsets(cluster, &settings)).await?.map_err(Error::from)??;
+        let json = serde_json::to_vec(&KafkaOffset { topics: initial.clone(), first: Offsets::new() }.to_json())?;
+        write_checked(journal, INITIAL, json).await?;
+        Ok(initial)
+    }
+
+    /// Asks how far the partitions go. `None` where the brokers do not answer and that need not end the query yet.
+    async fn look(&self, must_answer: bool) -> Result<Option<Offsets>> {
+        if let Some(fixed) = &locked(&self.state).fixed {
+            return Ok(Some(fixed.clone()));
+        }
+        let within = if must_answer { self.settings.patience } else { GLANCE };
+        let answer = self
+            .ask(move |cluster| {
+                let partitions = cluster.partitions(within)?;
+                cluster.latest(&partitions, within)
+            })
+            .await?;
+        let mut state = locked(&self.state);
+        match answer {
+            Ok(latest) => {
+                if let Some((since, _)) = state.silent.take() {
+                    tracing::info!("{}: the brokers answer again, after {:?}", self.description(), since.elapsed());
+                }
+                state.latest = Some(latest.clone());
+                Ok(Some(latest))
+            }
+            Err(trouble) if !trouble.is_transient || must_answer => Err(trouble.error),
+            Err(trouble) => {
+                let now = Instant::now();
+                let (since, mentioned) = state.silent.unwrap_or((now, now));
+                if now - since >= self.settings.patience {
+                    return Err(trouble
+                        .error
+                        .context(format!("nothing for {:?} (kafkaConsumer.pollTimeoutMs)", now - since)));
+                }
+                let is_due = state.silent.is_none() || now - mentioned >= MENTION;
+                if is_due {
+                    tracing::warn!("{}; trying on", trouble.error);
+                }
+                state.silent = Some((since, if is_due { now } else { mentioned }));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says where a batch begins in each partition, and which of them no batch has read.
+    async fn begins(&self, start: Option<&Offsets>, latest: &Offsets) -> Result<(Offsets, Offsets)> {
+        let initial = locked(&self.state).initial.clone();
+        let known = start.unwrap_or(&initial);
+        let (mut begins, mut first, mut unread) = (Offsets::new(), Offsets::new(), Vec::new());
+        for (of, end) in latest {
+            match known.get(of) {
+                Some(at) if at <= end => {
+                    begins.insert(of.clone(), *at);
+                    if start.is_none() {
+                        first.insert(of.clone(), *at);
+                    }
+                }
+                Some(at) => {
+                    let what =
+                        format!("offset {at} is to be read next and the last there is is {end}: it was made anew");
+                    report_loss(&self.settings, of, &what)?;
+                    unread.push(of.clone());
+                }
+                None => unread.push(of.clone()),
+            }
+        }
+        for of in known.keys().filter(|of| !latest.contains_key(of)) {
+            report_loss(&self.settings, of, "it does not exist any more, or is not subscribed to")?;
+        }
+        if !unread.is_empty() {
+            let patience = self.settings.patience;
+            let oldest = self.ask(move |cluster| cluster.earliest(&unread, patience)).await?.map_err(Error::from)?;
+            begins.extend(oldest.clone());
+            first.extend(oldest);
+        }
+        Ok((begins, first))
+    }
+
+    /// Returns the end of a partition's messages that the options allow to be read.
+    fn allowed(&self, of: &TopicPartition, latest: i64) -> i64 {
+        match &self.settings.ending {
+            Ending::At(ends) => ends.get(of).filter(|end| **end >= 0).map_or(latest, |end| latest.min(*end)),
+            Ending::Open | Ending::Latest => latest,
+        }
+    }
+
+    /// Returns whether it is too early for a batch of so many rows.
+    fn waits(&self, rows: u64) -> bool {
+        let Some(least) = self.settings.min_offsets else { return false };
+        let planned_ms = locked(&self.state).planned_ms;
+        let waited_ms = planned_ms.map(|planned_ms| self.clock.now_ms().saturating_sub(planned_ms));
+        rows < least && waited_ms.is_some_and(|waited_ms| waited_ms < self.settings.max_trigger_delay_ms)
+    }
+
+    fn splits(&self, ranges: Vec<Range>) -> Result<Vec<Split>> {
+        cut(ranges, self.settings.min_partitions).iter().map(Range::to_split).collect()
+    }
+}
+
+/// Asks where a query begins that has read nothing yet.
+fn initial_offsets(cluster: &Cluster, settings: &Settings) -> Result<Result<Offsets>, Trouble> {
+    let within = settings.client.timeout;
+    let partitions = cluster.partitions(within)?;
+    if let Err(error) = all_there(&settings.subscription, &partitions) {
+        return Ok(Err(error));
+    }
+    let named = |given: &Offsets| -> Result<()> {
+        let missing = partitions.iter().find(|of| !given.contains_key(of));
+        let unknown = given.keys().find(|of| !partitions.contains(of));
+        match (missing, unknown) {
+            (None, None) => Ok(()),
+            (Some(of), _) => Err(Error::invalid_option(format!(
+                "startingOffsets must name every partition that is read, and {of} is missing; -2 is its oldest message, \
+                 -1 what comes from now on"
+            ))),
+            (_, Some(of)) => {
+                Err(Error::invalid_option(format!("startingOffsets names {of}, which is not read or does not exist")))
+            }
+        }
+    };
+    let offsets = match &settings.starting {
+        Starting::Earliest => cluster.earliest(&partitions, within)?,
+        Starting::Latest => cluster.latest(&partitions, within)?,
+        Starting::At(given) => {
+            if let Err(error) = named(given) {
+                return Ok(Err(error));
+            }
+            let special = |wanted: i64| -> Vec<TopicPartition> {
+                given.iter().filter(|(_, at)| **at == wanted).map(|(of, _)| of.clone()).collect()
+            };
+            let mut offsets = given.clone();
+            offsets.extend(cluster.earliest(&special(-2), within)?);
+            offsets.extend(cluster.latest(&special(-1), within)?);
+            offsets
+        }
+        Starting::Time(_) | Starting::Times(_) => {
+            let times = match &settings.starting {
+                Starting::Times(times) => times.clone(),
+                Starting::Time(ms) => partitions.iter().map(|of| (of.clone(), *ms)).collect(),
+                _ => Offsets::new(),
+            };
+            if let Err(error) = named(&times) {
+                return Ok(Err(error));
+            }
+            let mut offsets = cluster.at_times(&times, within)?;
+            let without: Vec<TopicPartition> =
+                partitions.iter().filter(|of| !offsets.contains_key(of)).cloned().collect();
+            if let Some(of) = without.first().filter(|_| !settings.starting_falls_to_latest) {
+                return Ok(Err(Error::invalid_option(format!(
+                    "{of} has no message of the time to begin with, or later; choose an earlier one, or set \
+                     startingOffsetsByTimestampStrategy = 'latest' to begin with what comes"
+                ))));
+            }
+            offsets.extend(cluster.latest(&without, within)?);
+            offsets
+        }
+    };
+    Ok(Ok(offsets))
+}
+
+/// Checks that what was named exists.
+fn all_there(subscription: &Subscription, partitions: &[TopicPartition]) -> Result<()> {
+    let missing = match subscription {
+        Subscription::Topics(topics) => topics
+            .iter()
+            .find(|topic| !partitions.iter().any(|of| of.topic == **topic))
+            .map(|topic| format!("topic '{topic}'")),
+        Subscription::Partitions(named) => named.iter().find(|of| !partitions.contains(of)).map(ToString::to_string),
+        Subscription::Pattern(..) => None,
+    };
+    match missing {
+        Some(missing) => {
+            Err(Error::unavailable(format!("kafka source: {missing} does not exist; create it, or mend the name")))
+        }
+        None => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    fn schema(&self) -> SchemaRef {
+        self.columns.schema()
+    }
+
+    fn description(&self) -> String {
+        format!("KafkaSource[{}]", self.settings.subscription)
+    }
+
+    async fn open(&self, context: SourceContext) -> Result<()> {
+        let cluster = Cluster::new(&self.settings)?;
+        let readers = Arc::new(Readers::new(&self.settings));
+        *locked(&self.clients) = Some(Clients { cluster, readers });
+        let initial = if context.history.is_empty() {
+            self.begin(context.journal.as_ref()).await?
+        } else {
+            let (within, subscription) = (self.settings.client.timeout, self.settings.subscription.clone());
+            let there = self.ask(move |cluster| cluster.partitions(within)).await?.map_err(Error::from)?;
+            if self.settings.fail_on_data_loss {
+                all_there(&subscription, &there)?;
+            }
+            Offsets::new()
+        };
+        *locked(&self.state) = State { initial, ..State::default() };
+        if self.settings.ending != Ending::Open {
+            self.fix_end().await?;
+        }
+        Ok(())
+    }
+
+    async fn fix_end(&self) -> Result<()> {
+        let latest = self.look(true).await?;
+        locked(&self.state).fixed = latest;
+        Ok(())
+    }
+
+    async fn plan(&self, start: Option<&Offset>, limit: ReadLimit) -> Result<Option<Planned>> {
+        let start = start.map(KafkaOffset::parse).transpose()?.map(|start| start.topics);
+        let is_bounded = limit == ReadLimit::All || locked(&self.state).fixed.is_some();
+        let Some(latest) = self.look(is_bounded).await? else { return Ok(None) };
+        let (begins, first) = self.begins(start.as_ref(), &latest).await?;
+        let ends = latest.iter().map(|(of, latest)| {
+            let begin = begins.get(of).copied().unwrap_or(*latest);
+            (of.clone(), self.allowed(of, *latest).max(begin))
+        });
+        let mut end = KafkaOffset { topics: ends.collect(), first };
+        let mut found = ranges(&begins, &end)?;
+        let rows = found.iter().map(|range| range.end.abs_diff(range.start)).sum();
+        if rows == 0 || (!is_bounded && self.waits(rows)) {
+            return Ok(None);
+        }
+        if let (ReadLimit::Options, Some(most)) = (limit, self.settings.max_offsets) {
+            found = limited(&found, most);
+            end.topics.extend(found.iter().map(|range| (range.of(), range.end)));
+        }
+        locked(&self.state).planned_ms = Some(self.clock.now_ms());
+        Ok(Some(Planned { end: end.to_json(), splits: self.splits(found)? }))
+    }
+
+    async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
+        let start = start.map(KafkaOffset::parse).transpose()?.map(|start| start.topics).unwrap_or_default();
+        self.splits(ranges(&start, &KafkaOffset::parse(end)?)?)
+    }
+
+    fn read(&self, split: &Split, context: ReadContext) -> Result<SendableRecordBatchStream> {
+        let range = Range::of_split(split)?;
+        let rows = self.columns.rows(&range.of(), &context)?;
+        Ok(reading::stream(self.clients()?.readers, range, rows, context.batch_size))
+    }
+
+    fn partition(&self, split: &Split) -> Option<String> {
+        Range::of_split(split).ok().map(|range| range.of().name())
+    }
+
+    fn partitions(&self, end: &Offset) -> Result<Vec<String>> {
+        Ok(KafkaOffset::parse(end)?.topics.keys().map(TopicPartition::name).collect())
+    }
+
+    async fn commit(&self, _end: &Offset) -> Result<()> {
+        Ok(())
+    }
+
+    async fn latest(&self) -> Result<Option<Offset>> {
+        let latest = locked(&self.state).latest.clone();
+        Ok(latest.map(|topics| KafkaOffset { topics, first: Offsets::new() }.to_json()))
+    }
+
+    async fn stop(&self) {
+        let clients = locked(&self.clients).take();
+        // Closing waits for the clients' threads.
+        let closing = blocking(move || {
+            if let Some(clients) = &clients {
+                clients.readers.close();
+            }
+            drop(clients);
+            Ok(())
+        });
+        if let Err(error) = closing.await {
+            tracing::warn!("{}: {error}", self.description());
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
