@@ -30,7 +30,7 @@ mod reader;
 mod tally;
 mod topic;
 
-const HEAD: [&str; 6] = ["reader", "rows/s", "MB/s", "rows/CPU-s", "CPU a row beside librdkafka", "peak memory"];
+const HEAD: [&str; 6] = ["reader", "rows/s", "MB/s", "rows/CPU-s", "CPU beside librdkafka", "peak memory"];
 
 /// What may go wrong is told in words, and ends the bench.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;

@@ -4,14 +4,14 @@
 //! that, so that an error can say it.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::ClientSettings;
+use super::{ClientSettings, Stopwatch};
 use crate::error::{Error, ErrorKind};
 
 /// Pause between attempts.
@@ -97,7 +97,7 @@ pub(crate) fn patiently<T>(
     within: Duration,
     mut attempt: impl FnMut(Duration) -> Result<T, KafkaError>,
 ) -> Result<T, KafkaError> {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     loop {
         let left = within.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
         match attempt(left) {

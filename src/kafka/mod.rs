@@ -4,6 +4,8 @@
 
 mod client;
 mod config;
+mod stopwatch;
 
 pub(crate) use client::{ClientEvents, code_of, failure, is_transient, patiently};
 pub(crate) use config::ClientSettings;
+pub(crate) use stopwatch::Stopwatch;

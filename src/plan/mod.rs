@@ -25,6 +25,7 @@ pub mod static_table;
 pub mod stream_join;
 pub mod stream_plan;
 pub mod stream_table;
+pub mod text_of_bytes;
 pub mod time_difference;
 pub mod user_state;
 pub mod window_batch;

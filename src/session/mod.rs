@@ -3,14 +3,15 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool, UnboundedMemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion_spark::SessionStateBuilderSpark;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::plan::text_of_bytes::CastBytesAsText;
 use crate::plan::time_difference::TimeDifference;
 use crate::plan::window_batch::WindowInBatch;
 use crate::plan::window_function;
@@ -293,7 +294,9 @@ fn context(link: Arc<SessionLink>, runtime: Arc<RuntimeEnv>) -> SessionContext {
         .with_type_planner(Arc::new(SparkTypes))
         .with_relation_planners(vec![Arc::new(StreamRelations)])
         .build();
-    let context = SessionContext::new_with_state(state);
+    let mut context = SessionContext::new_with_state(state);
+    // It is added to a list; that cannot fail.
+    let _ = context.register_function_rewrite(Arc::new(CastBytesAsText));
     for function in scalar_functions().into_iter().chain(window_function::functions()) {
         context.register_udf(function);
     }

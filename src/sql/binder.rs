@@ -233,7 +233,7 @@ fn select_all(table: String) -> Result<Query> {
     Ok(parsed)
 }
 
-/// Types as Spark has them where DataFusion's differ: TIMESTAMP counts microseconds.
+/// Types as Spark has them where DataFusion's differ: TIMESTAMP counts microseconds, and BINARY can be cast to.
 #[derive(Debug)]
 pub struct SparkTypes;
 
@@ -243,6 +243,7 @@ impl TypePlanner for SparkTypes {
             ast::DataType::Timestamp(..) | ast::DataType::Datetime(_) => {
                 Some(DataType::Timestamp(TimeUnit::Microsecond, None))
             }
+            ast::DataType::Binary(_) | ast::DataType::Varbinary(_) => Some(DataType::Binary),
             _ => None,
         };
         Ok(planned.map(|data_type| Arc::new(Field::new("", data_type, true))))

@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["source", "sink", "checkpoint"],
     &["state"],
     &["storage"],
-    &["interval"],
+    &["avro", "interval", "kafka"],
     &["clock", "options"],
     &["error", "failpoints"],
 ];

@@ -11,7 +11,7 @@
 //! versions ([`compatibility`]), memory that has an end ([`memory`]), panics ([`faults`]), clocks that jump
 //! ([`clock_jumps`]), stores that fail ([`failing_store`]) or are slow ([`slow_snapshots`]), what is told to nobody ([`secrets`]), what fuzzing found
 //! ([`fuzz_findings`]), what comes back from CSV ([`csv_values`]), Nexmark beside its batch
-//! ([`nexmark`]), state read with SQL ([`state_reader`]), what the papers
+//! ([`nexmark`]), Kafka with brokers that fail (`kafka`), state read with SQL ([`state_reader`]), what the papers
 //! show ([`shown`]), and the direction of imports ([`direction`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -37,6 +37,8 @@ mod faults;
 mod fuzz_findings;
 mod golden;
 mod idle_sources;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kill;
 mod lanes;
 mod late_first_rows;

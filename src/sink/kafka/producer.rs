@@ -5,19 +5,20 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::messages::Messages;
 use super::{PATIENCE, Settings, WHAT, locked};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{ClientEvents, ClientSettings, code_of, failure, patiently};
+use crate::kafka::{ClientEvents, ClientSettings, Stopwatch, code_of, failure, patiently};
 use crate::sink::SinkContext;
 
 /// Pause while the producer's queue is full.
@@ -27,8 +28,8 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 struct Deliveries {
     events: ClientEvents,
-    /// Why the first message failed that did.
-    failed: Mutex<Option<KafkaError>>,
+    /// Why the first message failed that did, and its topic.
+    failed: Mutex<Option<(String, KafkaError)>>,
 }
 
 impl ClientContext for Deliveries {
@@ -45,8 +46,8 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
-        if let Err((error, _)) = result {
-            locked(&self.failed).get_or_insert_with(|| error.clone());
+        if let Err((error, message)) = result {
+            locked(&self.failed).get_or_insert_with(|| (message.topic().to_string(), error.clone()));
         }
     }
 }
@@ -219,7 +220,7 @@ impl Producer {
         };
         let mut record = record();
         loop {
-            self.check(messages.topic(row))?;
+            self.check()?;
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((error, back)) if code_of(&error) == Some(RDKafkaErrorCode::QueueFull) => {
@@ -239,9 +240,8 @@ impl Producer {
     /// may have worked all the same, of which the next run learns.
     pub(super) fn end(&self, batch_id: i64, rows: u64) -> Result<()> {
         let flushed = self.producer.flush(self.patience + Duration::from_secs(1));
-        let acknowledged = self
-            .check("the sink")
-            .and_then(|()| flushed.map_err(|e| self.failed("waiting for messages to be acknowledged", &e)));
+        let acknowledged =
+            self.check().and_then(|()| flushed.map_err(|e| self.failed("waiting for messages to be acknowledged", &e)));
         let Some(transactions) = &self.transactions else { return acknowledged };
         if rows == 0 {
             self.give_up();
@@ -274,7 +274,7 @@ impl Producer {
 
     /// Tries a step of a transaction again as long as that can help.
     fn retried(&self, step: impl Fn() -> KafkaResult<()>) -> KafkaResult<()> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         loop {
             match step() {
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < self.patience => {}
@@ -293,9 +293,9 @@ impl Producer {
     }
 
     /// Fails where a message was not acknowledged.
-    fn check(&self, topic: &str) -> Result<()> {
+    fn check(&self) -> Result<()> {
         match &*locked(&self.producer.context().failed) {
-            Some(error) => Err(self.not_sent(topic, error)),
+            Some((topic, error)) => Err(self.not_sent(topic, error)),
             None => Ok(()),
         }
     }

@@ -7,7 +7,7 @@
 //! Options as in Spark's guide to its Kafka source; values are decoded as the option `format` says ([`value`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -23,6 +23,7 @@ use super::memory::check_declared;
 use super::{Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::kafka::Stopwatch;
 use crate::source::decode::corrupt_column;
 use crate::storage::{DurableStore, blocking, read_checked, write_checked};
 
@@ -123,7 +124,7 @@ struct State {
     /// The ends as they were last seen.
     latest: Option<Offsets>,
     /// Since when brokers have not answered, and when that was last mentioned.
-    silent: Option<(Instant, Instant)>,
+    silent: Option<(Stopwatch, Option<Stopwatch>)>,
     /// When the last batch was planned.
     planned_ms: Option<i64>,
 }
@@ -178,18 +179,16 @@ impl KafkaSource {
             }
             Err(trouble) if !trouble.is_transient || must_answer => Err(trouble.error),
             Err(trouble) => {
-                let now = Instant::now();
-                let (since, mentioned) = state.silent.unwrap_or((now, now));
-                if now - since >= self.settings.patience {
-                    return Err(trouble
-                        .error
-                        .context(format!("nothing for {:?} (kafkaConsumer.pollTimeoutMs)", now - since)));
+                let (since, mentioned) = state.silent.unwrap_or((Stopwatch::start(), None));
+                if since.elapsed() >= self.settings.patience {
+                    let silence = format!("nothing for {:?} (kafkaConsumer.pollTimeoutMs)", since.elapsed());
+                    return Err(trouble.error.context(silence));
                 }
-                let is_due = state.silent.is_none() || now - mentioned >= MENTION;
+                let is_due = mentioned.is_none_or(|mentioned| mentioned.elapsed() >= MENTION);
                 if is_due {
                     tracing::warn!("{}; trying on", trouble.error);
                 }
-                state.silent = Some((since, if is_due { now } else { mentioned }));
+                state.silent = Some((since, if is_due { Some(Stopwatch::start()) } else { mentioned }));
                 Ok(None)
             }
         }

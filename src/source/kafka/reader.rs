@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -19,7 +19,7 @@ use super::cluster::consumer;
 use super::offsets::{Range, TopicPartition};
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, code_of, failure, is_transient};
+use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient};
 
 /// How long a poll waits for a message at first, and at most.
 const POLL_MIN: Duration = Duration::from_millis(1);
@@ -160,7 +160,7 @@ impl Client {
 
     /// Begins anew at `start`; what was fetched is dropped.
     fn seek(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<()> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         loop {
             self.listen();
             let sought = self.consumer.seek(&of.topic, of.partition, Offset::Offset(start), Duration::from_secs(1));
@@ -230,12 +230,12 @@ impl Reading<'_> {
             }
         }
         let mut left = Left::Unknown;
-        let (mut heard, mut mentioned) = (Instant::now(), Instant::now());
+        let (mut heard, mut mentioned) = (Stopwatch::start(), Stopwatch::start());
         let mut wait = POLL_MIN;
         while next < end {
             match reader.queue.poll(wait) {
                 Some(Ok(message)) => {
-                    (heard, left, wait) = (Instant::now(), Left::Unknown, POLL_MIN);
+                    (heard, left, wait) = (Stopwatch::start(), Left::Unknown, POLL_MIN);
                     if message.offset() >= end {
                         reader.ahead = Some(message.detach());
                         next = end;
@@ -261,7 +261,7 @@ impl Reading<'_> {
                 None => {
                     self.client.listen();
                     if let Some(position) = self.client.position(&self.range.of()).filter(|position| *position > next) {
-                        (next, heard) = (position, Instant::now());
+                        (next, heard) = (position, Stopwatch::start());
                         continue;
                     }
                     wait = (wait * 2).min(POLL_MAX);
@@ -278,7 +278,7 @@ impl Reading<'_> {
                 return Err(self.failed(next, &KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)));
             }
             if heard.elapsed() >= MENTION && mentioned.elapsed() >= MENTION {
-                mentioned = Instant::now();
+                mentioned = Stopwatch::start();
                 let trouble = self.client.consumer.client().context().trouble();
                 tracing::warn!("{}: no message at offset {next} for {:?}{trouble}", self.range.of(), heard.elapsed());
             }
@@ -299,7 +299,7 @@ impl Reading<'_> {
     /// Between `next` and the end of the range there is no message: is there no offset either?
     fn confirm_end(&self, next: i64) -> Result<()> {
         let (topic, partition) = (&self.range.topic, self.range.partition);
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         loop {
             match self.client.consumer.fetch_watermarks(topic, partition, Duration::from_secs(5)) {
                 Ok((_, high)) if high >= self.range.end => return Ok(()),

@@ -1,0 +1,164 @@
+//! What only a real Kafka does: marks of transactions between messages, offsets of times, topics that grow, age and are
+//! made anew, and rights.
+
+use rdkafka::producer::Producer;
+
+use super::cluster::{Real, SOON, Sent, ask, column, failure, producer, rows, send, table, write};
+
+const VALUES: &str = "SELECT CAST(value AS STRING) AS v, \"partition\", \"offset\" FROM STREAM t";
+
+async fn read(real: &Real, topic: &str, options: &[(&str, &str)], clauses: &str) -> crate::case::Outcome {
+    let options = [&[("subscribe", topic)], options].concat();
+    ask(&table("t", "", &real.servers, &options), VALUES, clauses).await
+}
+
+fn texts(from: usize, to: usize) -> Vec<Sent> {
+    (from..to).map(|number| Sent::to(0, number.to_string())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn transactions_leave_gaps_and_what_was_given_up_is_not_read() {
+    let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
+    let topic = real.topic("gaps", 1).await;
+    let id = format!("test-{topic}");
+    let writer = producer(&real.servers, &[("transactional.id", id.as_str())]);
+    writer.init_transactions(SOON).unwrap();
+    let transaction = |from: usize, to: usize, is_kept: bool| {
+        writer.begin_transaction().unwrap();
+        write(&writer, &topic, &texts(from, to));
+        writer.flush(SOON).unwrap();
+        if is_kept { writer.commit_transaction(SOON).unwrap() } else { writer.abort_transaction(SOON).unwrap() }
+    };
+    transaction(0, 10, true);
+    transaction(10, 20, false);
+    transaction(20, 30, true);
+    let checkpoint = format!("CHECKPOINT '{}'", home.path().join("ck").display());
+    let kept: Vec<String> = (0..10).chain(20..30).map(|number: usize| number.to_string()).collect();
+    // Batches of one message end now at a message, now at a mark, now among what was given up.
+    for limit in ["1", "3", "1000"] {
+        let outcome =
+            read(&real, &topic, &[("startingOffsets", "earliest"), ("maxOffsetsPerTrigger", limit)], "").await;
+        assert_eq!(column(&outcome, "v"), kept, "{limit}");
+    }
+    assert_eq!(column(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await, "v"), kept);
+    transaction(30, 31, false);
+    assert!(rows(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await).is_empty());
+    transaction(31, 33, true);
+    assert_eq!(column(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await, "v"), ["31", "32"]);
+
+    // What is open is not read, and what comes after it waits for it.
+    writer.begin_transaction().unwrap();
+    write(&writer, &topic, &texts(33, 34));
+    writer.flush(SOON).unwrap();
+    send(&real.servers, &topic, &texts(34, 35));
+    assert!(rows(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await).is_empty());
+    let uncommitted = [("startingOffsets", "earliest"), ("kafka.isolation.level", "read_uncommitted")];
+    assert_eq!(rows(&read(&real, &topic, &uncommitted, "").await).len(), 35);
+    writer.commit_transaction(SOON).unwrap();
+    assert_eq!(column(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await, "v"), ["33", "34"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn a_query_begins_at_a_time() {
+    let real = Real::find();
+    let topic = real.topic("times", 1).await;
+    send(&real.servers, &topic, &texts(0, 5));
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let middle_ms = chrono::Utc::now().timestamp_millis();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    send(&real.servers, &topic, &texts(5, 8));
+    let middle = middle_ms.to_string();
+    let outcome = read(&real, &topic, &[("startingTimestamp", &middle)], "").await;
+    assert_eq!(column(&outcome, "v"), ["5", "6", "7"]);
+    let by_partition = format!("{{\"{topic}\":{{\"0\":{middle}}}}}");
+    let outcome = read(&real, &topic, &[("startingOffsetsByTimestamp", &by_partition)], "").await;
+    assert_eq!(column(&outcome, "v"), ["5", "6", "7"]);
+    let later = (middle_ms + 3_600_000).to_string();
+    let error = failure(&read(&real, &topic, &[("startingTimestamp", &later)], "").await);
+    assert!(error.contains("no message of the time") && error.contains("Strategy"), "{error}");
+    let falls = [("startingTimestamp", later.as_str()), ("startingOffsetsByTimestampStrategy", "latest")];
+    assert!(rows(&read(&real, &topic, &falls, "").await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn new_partitions_are_read_from_their_beginning() {
+    let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
+    let topic = real.topic("grows", 1).await;
+    let checkpoint = format!("CHECKPOINT '{}'", home.path().join("ck").display());
+    assert!(rows(&read(&real, &topic, &[], &checkpoint).await).is_empty());
+    real.grow(&topic, 3).await;
+    send(&real.servers, &topic, &[Sent::to(0, "a"), Sent::to(2, "b")]);
+    assert_eq!(column(&read(&real, &topic, &[], &checkpoint).await, "v"), ["a", "b"]);
+    send(&real.servers, &topic, &[Sent::to(1, "c"), Sent::to(2, "d")]);
+    assert_eq!(column(&read(&real, &topic, &[], &checkpoint).await, "v"), ["c", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn data_that_is_lost_is_told_or_reported() {
+    let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
+    let aged = real.topic("aged", 1).await;
+    let checkpoint = |name: &str| format!("CHECKPOINT '{}'", home.path().join(name).display());
+    let earliest = ("startingOffsets", "earliest");
+    let lenient = [earliest, ("failOnDataLoss", "false")];
+    send(&real.servers, &aged, &texts(0, 3));
+    read(&real, &aged, &[earliest], &checkpoint("aged")).await.end.unwrap();
+    send(&real.servers, &aged, &texts(3, 10));
+    real.age_out(&aged, 6).await;
+    let error = failure(&read(&real, &aged, &[earliest], &checkpoint("aged")).await);
+    assert!(
+        error.contains("offset 3 is to be read and there are 6 to 10") && error.contains("failOnDataLoss"),
+        "{error}"
+    );
+    assert_eq!(column(&read(&real, &aged, &lenient, &checkpoint("aged")).await, "v"), ["6", "7", "8", "9"]);
+
+    let again = real.topic("again", 1).await;
+    send(&real.servers, &again, &texts(0, 5));
+    read(&real, &again, &[earliest], &checkpoint("again")).await.end.unwrap();
+    real.delete(&again).await;
+    let error = failure(&read(&real, &again, &[earliest], &checkpoint("again")).await);
+    assert!(error.contains("does not exist"), "{error}");
+    real.named_topic(&again, 1).await;
+    send(&real.servers, &again, &texts(0, 2));
+    let error = failure(&read(&real, &again, &[earliest], &checkpoint("again")).await);
+    assert!(error.contains("offset 5 is to be read next and the last there is is 2"), "{error}");
+    assert_eq!(column(&read(&real, &again, &lenient, &checkpoint("again")).await, "v"), ["0", "1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn logins_and_rights_are_checked() {
+    let real = Real::find();
+    let topic = real.topic("rights", 1).await;
+    send(&real.servers, &topic, &texts(0, 2));
+    let (host, port) = real.servers.rsplit_once(':').unwrap();
+    let sasl = format!("{host}:{}", port.parse::<u16>().unwrap() + 1);
+    let login = async |user: &str, password: &str| {
+        let jaas = format!(
+            "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"{user}\" password=\"{password}\";"
+        );
+        let options = [
+            ("subscribe", topic.as_str()),
+            ("startingOffsets", "earliest"),
+            ("kafka.security.protocol", "SASL_PLAINTEXT"),
+            ("kafka.sasl.mechanism", "PLAIN"),
+            ("kafka.sasl.jaas.config", jaas.as_str()),
+            ("kafka.default.api.timeout.ms", "4000"),
+        ];
+        ask(&table("t", "", &sasl, &options), VALUES, "").await
+    };
+    assert_eq!(column(&login("alice", "alice-secret").await, "v"), ["0", "1"]);
+    let error = failure(&login("bob", "bob-secret").await);
+    assert!(error.contains(&topic) && error.contains("no right"), "{error}");
+    let error = failure(&login("alice", "hunter2").await);
+    assert!(error.to_lowercase().contains("authentication") && !error.contains("hunter2"), "{error}");
+    // A login where none is expected, and none where one is.
+    let error = failure(
+        &ask(&table("t", "", &sasl, &[("subscribe", &topic), ("kafka.default.api.timeout.ms", "3000")]), VALUES, "")
+            .await,
+    );
+    assert!(error.contains("no answer from") && error.contains("kafka.security.protocol"), "{error}");
+}
