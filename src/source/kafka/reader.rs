@@ -76,9 +76,12 @@ impl Readers {
         let (client, mut reader) = self.borrow(&of, range.start)?;
         let reading = Reading { settings: &self.settings, client: &client, range };
         let result = reading.run(&mut reader, messages);
-        // After an error nobody knows where it stands.
-        let position = if result.is_ok() { reader.position } else { None };
-        locked(&client.partitions).insert(of, Some(PartitionReader { position, ..reader }));
+        let mut partitions = locked(&client.partitions);
+        match result {
+            Ok(()) => partitions.insert(of, Some(reader)),
+            // After an error nobody knows where it stands.
+            Err(_) => partitions.remove(&of),
+        };
         result
     }
 
@@ -254,7 +257,7 @@ impl Reading<'_> {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => (left, wait) = (Left::ToldEnd, SOON),
                 Some(Err(error)) => {
-                    if let Some(on) = self.go_on_after(&error, next)? {
+                    if let Some(on) = self.go_on_after(&error, next, reader)? {
                         (next, left) = (on, Left::Unknown);
                     }
                 }
@@ -315,8 +318,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Says where to go on after `error`, where that is somewhere else.
-    fn go_on_after(&self, error: &KafkaError, next: i64) -> Result<Option<i64>> {
+    /// Says where `reader` goes on after `error`, where that is somewhere else.
+    fn go_on_after(&self, error: &KafkaError, next: i64, reader: &mut PartitionReader) -> Result<Option<i64>> {
         match code_of(error) {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 let (topic, partition) = (&self.range.topic, self.range.partition);
@@ -326,7 +329,8 @@ impl Reading<'_> {
                 report_loss(self.settings, &self.range.of(), &range)?;
                 let on = if low > next { low.min(self.range.end) } else { self.range.end };
                 if on < self.range.end {
-                    self.client.seek(&self.range.of(), on, self.settings)?;
+                    // The client has stopped to fetch: seeking would not let it begin again.
+                    *reader = self.client.assign(&self.range.of(), on, self.settings)?;
                 }
                 Ok(Some(on))
             }
