@@ -279,10 +279,10 @@ mod tests {
         }
         for segment_rows in [1, 7, 10_000] {
             let (found, bad) = decoded(PAIR, &values, segment_rows);
-            for number in 0..damaged.len() {
+            for (number, datum) in damaged.iter().enumerate() {
                 let row = 3 * number;
-                assert_eq!((found.get(&row), found.get(&(row + 2))), (Some(&1), Some(&2)), "{:?}", damaged[number]);
-                assert_ne!(found.contains_key(&(row + 1)), bad.contains_key(&(row + 1)), "{:?}", damaged[number]);
+                assert_eq!((found.get(&row), found.get(&(row + 2))), (Some(&1), Some(&2)), "{datum:?}");
+                assert_ne!(found.contains_key(&(row + 1)), bad.contains_key(&(row + 1)), "{datum:?}");
             }
             assert!((0..whole.len()).all(|number| bad.contains_key(&(3 * number + 1))), "a cut datum passed");
         }

@@ -220,6 +220,8 @@ enum Left {
 impl Reading<'_> {
     fn run(&self, reader: &mut PartitionReader, messages: &mut impl Messages) -> Result<()> {
         let Range { start, end, .. } = *self.range;
+        // Who stops half way leaves it anywhere.
+        reader.position = None;
         let mut next = start;
         if let Some(message) = reader.ahead.take().filter(|message| message.offset() >= start) {
             if message.offset() >= end {
@@ -228,7 +230,7 @@ impl Reading<'_> {
             } else {
                 next = message.offset() + 1;
                 if !messages.take(&message)? {
-                    return Ok(self.stop(reader));
+                    return Ok(());
                 }
             }
         }
@@ -245,7 +247,7 @@ impl Reading<'_> {
                     } else if message.offset() >= next {
                         next = message.offset() + 1;
                         if !messages.take(&message)? {
-                            return Ok(self.stop(reader));
+                            return Ok(());
                         }
                     }
                     continue;
@@ -275,7 +277,7 @@ impl Reading<'_> {
                 }
             }
             if messages.is_closed() {
-                return Ok(self.stop(reader));
+                return Ok(());
             }
             if heard.elapsed() >= self.settings.patience {
                 return Err(self.failed(next, &KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)));
@@ -288,10 +290,6 @@ impl Reading<'_> {
         }
         reader.position = Some(end);
         Ok(())
-    }
-
-    fn stop(&self, reader: &mut PartitionReader) {
-        reader.position = None;
     }
 
     fn failed(&self, next: i64, error: &KafkaError) -> Error {

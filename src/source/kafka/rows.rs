@@ -170,7 +170,7 @@ impl Columns {
         let columns = origins
             .iter()
             .map(|origin| match origin {
-                Origin::Part(part) => Column::Part(PartBuilder::new(*part)),
+                Origin::Part(part) => Column::Part(Box::new(PartBuilder::new(*part))),
                 Origin::Value(index) => Column::Value(slots.get(*index).copied().flatten().unwrap_or_default()),
                 Origin::Corrupt => Column::Corrupt,
                 Origin::Operation => Column::Operation,
@@ -182,7 +182,7 @@ impl Columns {
 
 /// A wanted column of a batch under construction.
 enum Column {
-    Part(PartBuilder),
+    Part(Box<PartBuilder>),
     Value(usize),
     Corrupt,
     Operation,

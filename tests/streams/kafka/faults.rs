@@ -16,6 +16,7 @@ fn stream(servers: &str, more: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::disallowed_methods)] // a broker is waited for in real time
 async fn a_broker_that_nobody_can_reach_is_named_within_the_timeout() {
     let begun = std::time::Instant::now();
     let error = failure(&ask(&stream("127.0.0.1:9", &[("kafka.default.api.timeout.ms", "1000")]), VALUES, "").await);
