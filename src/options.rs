@@ -126,9 +126,15 @@ pub fn is_secret(name: &str) -> bool {
     SECRET_WORDS.iter().any(|word| lower.contains(word))
 }
 
-/// Returns the value of the option `name` as it may be shown.
+/// Returns the value of the option `name` as it may be shown. A URL with a login before its host is not.
 pub fn shown<'a>(name: &str, value: &'a str) -> &'a str {
-    if is_secret(name) { REDACTED } else { value }
+    if is_secret(name) || has_login(value) { REDACTED } else { value }
+}
+
+/// Returns whether `value` is a URL such as `http://user:password@host`.
+fn has_login(value: &str) -> bool {
+    let authority = value.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    authority.is_some_and(|authority| authority.contains('@'))
 }
 
 impl<K: Into<String>, V: ToString> FromIterator<(K, V)> for Options {
@@ -196,6 +202,12 @@ mod tests {
             error.to_string(),
             "invalid option: json source has no option 'maxFilePerTriger'; did you mean 'maxFilesPerTrigger'?"
         );
+    }
+
+    #[test]
+    fn a_login_in_a_url_is_not_shown() {
+        assert_eq!(shown("schemaRegistryUrl", "http://me:hunter2@host:8081"), REDACTED);
+        assert_eq!(shown("schemaRegistryUrl", "http://host:8081/a@b"), "http://host:8081/a@b");
     }
 
     #[test]

@@ -2,15 +2,15 @@
 --
 --   cargo run --features kafka -- run sql/kafka/card_payments.sql
 --
--- It is a join of the stream with itself, bounded in time. A pair leaves in the batch in which the later payment comes, and
--- it names both and the distance between them; payments are forgotten when no partner can come any more. A window or
--- session of each card, with the least and greatest latitude and longitude, would raise its alarm only when it is over,
--- would miss a pair on both sides of a window's edge, and would compare corners of a box instead of places.
+-- It is a join of the stream with itself, bounded in time. A pair leaves in the batch in which the later payment comes,
+-- and it names both and the distance between them; payments are forgotten when no partner can come any more. A window
+-- or session of each card, with the least and greatest latitude and longitude, would raise its alarm only when it is
+-- over, would miss a pair on both sides of a window's edge, and would compare corners of a box instead of places.
 --
 -- sql/kafka/README.md says how to make the topics, and how to name another broker. The payments are made up.
 
--- The input: lines of text become messages as they are, the malformed one too. The card is the key, so that the payments
--- of a card are in one partition, in order.
+-- The input: lines of text become messages as they are, the malformed one too. The card is the key, so that the
+-- payments of a card are in one partition, in order.
 CREATE EXTERNAL TABLE lines (value STRING) STORED AS TEXT LOCATION 'sql/data/payments/payments.ndjson';
 
 CREATE EXTERNAL TABLE payments_topic STORED AS KAFKA

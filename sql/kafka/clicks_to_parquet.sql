@@ -1,17 +1,17 @@
--- Web traffic, minute by minute: clicks from a Kafka topic, counted in windows of a minute, into Parquet files exactly once.
+-- Web traffic, minute by minute: clicks from a Kafka topic, counted in windows, into Parquet files exactly once.
 --
 --   cargo run --features kafka -- run sql/kafka/clicks_to_parquet.sql
 --
 -- sql/kafka/README.md says how to make the topic, and how to name another broker.
 
--- One table, written first and read then. Values are JSON of the columns; a column with an underscore before its name is
--- another part of the message, here the key.
+-- One table, written first and read then. Values are JSON of the columns; a column with an underscore before its name
+-- is another part of the message, here the key.
 --
 -- startingOffsets says where a flow begins that has read nothing yet; the default is what comes from now on. Later its
 -- checkpoint knows. maxOffsetsPerTrigger bounds a batch, and each partition has a share of it by what is left there. So
--- partitions are read side by side, but where one of them has had more clicks an hour than another, their times drift
--- apart. With 'watermarkPer' 'partition' each has a watermark of its own and the least of them counts, so that no row of
--- the slower one is late; without it, the delay would have to cover the drift (here 320 of 3680 clicks were late).
+-- partitions are read side by side, but where one had more clicks a minute than another, their times drift apart, here
+-- by up to half a minute. With 'watermarkPer' 'partition' each has a watermark of its own and the least of them counts:
+-- no row of a slower partition is late because another is ahead.
 CREATE UNBOUNDED EXTERNAL TABLE clicks (
   _key STRING, url STRING, visitor BIGINT, channel STRING, ts TIMESTAMP,
   WATERMARK FOR ts AS ts - INTERVAL '10' SECOND
@@ -19,7 +19,8 @@ CREATE UNBOUNDED EXTERNAL TABLE clicks (
 OPTIONS ('kafka.bootstrap.servers' 'localhost:9092', 'topic' 'millstream-clicks', 'format' 'json',
          'exactlyOnce' 'true', 'startingOffsets' 'earliest', 'maxOffsetsPerTrigger' '600', 'watermarkPer' 'partition');
 
--- So that there are clicks: the bids of an auction, of which each has a page, somebody who looked at it and a time.
+-- So that there are clicks: the bids of an auction, of which each has a page, somebody who looked at it and a time. One
+-- file a batch, since the files of a batch are read and written side by side: the clicks would not be in order.
 CREATE UNBOUNDED EXTERNAL TABLE bids (bidder BIGINT, channel STRING, url STRING, date_time TIMESTAMP)
 STORED AS JSON LOCATION 'sql/data/nexmark/bid/' OPTIONS ('orderBy' 'path', 'maxFilesPerTrigger' '1');
 
@@ -39,4 +40,4 @@ SELECT window.start AS minute, channel, count(*) AS clicks, count(DISTINCT visit
 FROM STREAM clicks
 GROUP BY window(ts, '1 minute'), channel;
 
-SELECT minute, sum(clicks) AS clicks, max(visitors) AS visitors_of_one_channel FROM traffic GROUP BY minute ORDER BY minute;
+SELECT minute, sum(clicks) AS clicks, max(clicks) AS most_of_a_channel FROM traffic GROUP BY minute ORDER BY minute;

@@ -33,8 +33,8 @@ CREATE FLOW keep_changes TRIGGER AVAILABLE NOW
 AS INSERT INTO history
 SELECT id, _op, name, city, credit, _partition, _offset FROM STREAM changes WHERE _op IS NOT NULL;
 
--- The table as it is now: of each customer the last change, unless that is a delete. The changes of a customer are in one
--- partition, since the key says which, and there the offset tells their order.
+-- The table as it is now: of each customer the last change, unless that is a delete. The changes of a customer are in
+-- one partition, since the key says which, and there the offset tells their order.
 CREATE EXTERNAL TABLE customers STORED AS MEMORY;
 
 CREATE FLOW keep_customers OUTPUT MODE complete TRIGGER AVAILABLE NOW

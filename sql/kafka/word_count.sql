@@ -7,7 +7,8 @@
 
 -- A table that is read and written: `topic` names what is written, and also what is read where `subscribe` does not say
 -- otherwise. Without the option `format` its columns are those of a message: key, value, topic, partition, offset,
--- timestamp. 'exactlyOnce' makes each batch one transaction; without it a batch that was under way at a crash comes again.
+-- timestamp. 'exactlyOnce' makes each batch one transaction; without it a batch that was under way at a crash comes
+-- again.
 CREATE UNBOUNDED EXTERNAL TABLE lines STORED AS KAFKA
 OPTIONS ('kafka.bootstrap.servers' 'localhost:9092', 'topic' 'millstream-lines', 'exactlyOnce' 'true',
          'startingOffsets' 'earliest', 'maxOffsetsPerTrigger' '12');

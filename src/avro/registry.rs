@@ -64,7 +64,15 @@ impl SchemaRegistry {
     pub fn new(url: &str, auth: Option<&str>, timeout: Duration) -> Result<Self> {
         let (url, within) = without_credentials(url)?;
         let authorization = auth.or(within.as_deref()).map(basic).transpose()?;
-        let config = Agent::config_builder()
+        let config = Agent::config_builder();
+        #[cfg(feature = "kafka-ssl")]
+        let config = config.tls_config(
+            ureq::tls::TlsConfig::builder()
+                .provider(ureq::tls::TlsProvider::NativeTls)
+                .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+                .build(),
+        );
+        let config = config
             // statuses are told apart here
             .http_status_as_error(false)
             // what the environment says of proxies is for the web; a registry stands beside its brokers
@@ -217,11 +225,11 @@ fn error_code(body: &str) -> Option<i64> {
     serde_json::from_str::<Value>(body).ok()?.get("error_code")?.as_i64()
 }
 
-/// ureq is built without TLS; a redirection can still lead to https.
+/// Without the feature kafka-ssl ureq has no TLS; a redirection can still lead to https.
 fn no_https(url: &str) -> Error {
     Error::unsupported(format!(
-        "the schema registry at {url} is to be asked over https, which this build cannot; give its http:// URL, or \
-         that of a proxy on this machine that speaks https to it"
+        "the schema registry at {url} is to be asked over https, which this build cannot; build Millstream \
+         with the feature kafka-ssl, or give its http:// URL"
     ))
 }
 
@@ -248,7 +256,7 @@ fn without_credentials(url: &str) -> Result<(String, Option<String>)> {
         None => (None, authority),
     };
     let clean = format!("{}://{host}{path}", scheme.to_ascii_lowercase());
-    if scheme.eq_ignore_ascii_case("https") {
+    if scheme.eq_ignore_ascii_case("https") && cfg!(not(feature = "kafka-ssl")) {
         return Err(no_https(&clean));
     }
     match clean.parse::<Uri>() {

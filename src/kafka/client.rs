@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{ClientSettings, Stopwatch};
@@ -21,18 +21,50 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct ClientEvents {
     trouble: Mutex<Option<String>>,
+    /// Why no attempt can succeed, such as a login that was refused.
+    hopeless: Mutex<Option<RDKafkaErrorCode>>,
 }
 
 impl ClientEvents {
-    /// Remembers why something does not work.
+    /// Remembers why something does not work. That brokers are down says less than what was said before it.
     pub(crate) fn note(&self, trouble: impl Into<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble.into());
+        let trouble = trouble.into();
+        if trouble.contains("brokers are down") && !self.trouble().is_empty() {
+            return;
+        }
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
     }
 
     /// Returns the last trouble, as a clause for a message.
     pub(crate) fn trouble(&self) -> String {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         trouble.as_ref().map(|trouble| format!(" ({trouble})")).unwrap_or_default()
+    }
+}
+
+impl ClientEvents {
+    /// Takes in what a consumer tells of itself, beside its messages.
+    pub(crate) fn listen(&self, consumer: &BaseConsumer<Self>) {
+        while let Some(event) = consumer.poll(Duration::ZERO) {
+            if let Err(error) = event {
+                tracing::debug!(target: "millstream::kafka", "{error}");
+                self.judge(&error);
+            }
+        }
+    }
+
+    /// Notes what no further attempt can mend.
+    fn judge(&self, error: &KafkaError) {
+        use RDKafkaErrorCode as Code;
+        let code = code_of(error);
+        if let Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::GroupAuthorizationFailed) = code {
+            *self.hopeless.lock().unwrap_or_else(PoisonError::into_inner) = code;
+        }
+    }
+
+    /// Returns why no attempt can succeed, and forgets it.
+    fn take_hopeless(&self) -> Option<RDKafkaErrorCode> {
+        self.hopeless.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -49,6 +81,7 @@ impl ClientContext for ClientEvents {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "millstream::kafka", "{error}: {reason}");
+        self.judge(&error);
         self.note(reason);
     }
 }
@@ -89,18 +122,27 @@ pub(crate) fn is_transient(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Tries until it works, cannot work, or `within` is over; an attempt is told how much of that is left.
+/// Tries until it works, cannot work, or `within` is over; an attempt is told how long it may take. `events` tell of what
+/// no attempt can mend.
 ///
 /// # Errors
 /// The last attempt's.
 pub(crate) fn patiently<T>(
     within: Duration,
+    events: &ClientEvents,
     mut attempt: impl FnMut(Duration) -> Result<T, KafkaError>,
 ) -> Result<T, KafkaError> {
     let begun = Stopwatch::start();
+    let mut at_once = Duration::from_secs(1);
+    events.take_hopeless();
     loop {
         let left = within.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
-        match attempt(left) {
+        let result = attempt(left.min(at_once));
+        at_once *= 2;
+        if let (Err(_), Some(code)) = (&result, events.take_hopeless()) {
+            return Err(KafkaError::Global(code));
+        }
+        match result {
             Err(error) if code_of(&error).is_some_and(is_transient) && begun.elapsed() + PAUSE < within => {
                 std::thread::sleep(PAUSE);
             }
@@ -117,7 +159,8 @@ pub(crate) fn failure(what: &str, error: &KafkaError, settings: &ClientSettings,
     let code = code_of(error);
     let (kind, message) = match code {
         Some(Code::TopicAuthorizationFailed) => {
-            (ErrorKind::Unavailable, "the user has no right to the topic; grant it (READ and DESCRIBE, or WRITE)".into())
+            (ErrorKind::Unavailable, "the user has no right to the topic; grant READ and DESCRIBE to read it, WRITE and DESCRIBE to write it, READ, too, \
+             to write it exactly once".into())
         }
         Some(Code::GroupAuthorizationFailed) => (
             ErrorKind::Unavailable,

@@ -229,13 +229,31 @@ impl ClientSettings {
     fn check(&self) -> Result<()> {
         match self.config.create_native_config() {
             Ok(_) => Ok(()),
-            Err(KafkaError::ClientConfig(_, reason, property, _)) => Err(refused(&property, &reason)),
-            Err(error) => Err(Error::invalid_option(format!("the options kafka.* do not go together: {error}"))),
+            Err(error) => Err(refused(&error)),
         }
     }
 }
 
-fn refused(property: &str, reason: &str) -> Error {
+/// Says why a client is not made of its options.
+pub(crate) fn refused(error: &KafkaError) -> Error {
+    let reason = match error {
+        KafkaError::ClientConfig(_, reason, property, _) => return refused_property(property, reason),
+        KafkaError::ClientCreation(reason) => reason.clone(),
+        other => other.to_string(),
+    };
+    if reason.contains("libsasl2") || reason.contains("OpenSSL") {
+        return Error::invalid_option(WITHOUT_TLS);
+    }
+    let reason = reason.replace("`acks`", "kafka.acks").replace("`enable.idempotence`", "kafka.enable.idempotence");
+    Error::invalid_option(format!(
+        "the Kafka client refuses the options kafka.*: {reason}. Here enable.idempotence is true where it is not set to false"
+    ))
+}
+
+const WITHOUT_TLS: &str = "this build has no TLS, and no SCRAM (kafka.security.protocol, kafka.sasl.mechanism): build Millstream with the feature \
+     kafka-ssl";
+
+fn refused_property(property: &str, reason: &str) -> Error {
     let name = format!("{PREFIX}{property}");
     if reason.contains("No such configuration property") {
         let hint = match nearest(property, PROPERTIES) {
@@ -245,9 +263,7 @@ fn refused(property: &str, reason: &str) -> Error {
         return Error::invalid_option(format!("the Kafka client has no property '{name}'; {hint}"));
     }
     if reason.contains("not available at build time") || reason.contains("not supported in this build") {
-        return Error::invalid_option(format!(
-            "option '{name}': this build has no TLS, and no SCRAM; build Millstream with the feature kafka-ssl"
-        ));
+        return Error::invalid_option(WITHOUT_TLS);
     }
     // The reason may hold the value.
     let reason = if is_secret(&name) { "its value is not one" } else { reason };

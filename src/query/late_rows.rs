@@ -67,7 +67,9 @@ impl LateOutput {
     pub(super) async fn recover(table: LateTable, context: SinkContext, commit: Option<&CommitEntry>) -> Result<Self> {
         let decided = commit.and_then(|commit| commit.late_rows.as_ref());
         let first_batch_id = decided.map_or(context.next_batch_id, |decided| decided.first_batch_id);
-        table.sink.open(&SinkContext { first_batch_id, ..context }).await?;
+        // A name of its own: a sink may be known by it outside, beside the query's.
+        let name = format!("{}-late", context.name);
+        table.sink.open(&SinkContext { first_batch_id, name, ..context }).await?;
         let output = Self { table, first_batch_id };
         if let Some(commit) = commit {
             output.publish(commit).await?;

@@ -92,6 +92,7 @@ impl Execution {
             run: checkpoint.run().number(),
             next_batch_id,
             first_batch_id: 0,
+            in_doubt: latest.as_ref().is_some_and(|entry| entry.batch_id >= next_batch_id),
         };
         let moved = |error: Error| of_moved_sink(error, commit.as_ref(), sink.as_ref()).context(checkpoint.location());
         let opened = async {

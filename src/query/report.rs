@@ -46,7 +46,7 @@ impl Execution {
             })
             .collect();
         for (id, source) in self.sources.iter().enumerate() {
-            let mut metrics = BTreeMap::new();
+            let mut metrics = entry.sources[id].end.as_ref().map(|end| source.metrics(end)).unwrap_or_default();
             let malformed = context.inputs[id].malformed_rows.get();
             if malformed > 0 {
                 metrics.insert(SourceProgress::MALFORMED_ROWS.to_string(), malformed.to_string());

@@ -59,10 +59,14 @@ impl Inner {
         if is_file && table.location.is_none() {
             return Err(Error::invalid_query(format!("table '{name}' needs a LOCATION: the directory of its files")));
         }
-        // What can be written as well is read where it is said to be UNBOUNDED.
-        if reads && (unbounded || (!is_file && !registry.has_sink(&format))) {
-            let stream = self.stream_table(&table, &format).await?;
-            self.context.register_table(table.name.clone(), Arc::new(stream))?;
+        let writes = registry.has_sink(&format);
+        if reads && (unbounded || !is_file) {
+            match self.stream_table(&table, &format).await {
+                Ok(stream) => drop(self.context.register_table(table.name.clone(), Arc::new(stream))?),
+                // It says enough to be written, and not to be read.
+                Err(_) if writes && !unbounded => {}
+                Err(error) => return Err(error),
+            }
         } else if is_file {
             self.register_files(&table, None).await?;
         } else if unbounded {

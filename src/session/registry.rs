@@ -87,6 +87,9 @@ fn find<T: ?Sized>(all: &BTreeMap<String, Arc<T>>, format: &str, what: &str) -> 
     }
     let names: Vec<&str> = all.keys().map(String::as_str).collect();
     let hint = match nearest(format, &names) {
+        _ if cfg!(not(feature = "kafka")) && format.eq_ignore_ascii_case("kafka") => {
+            "this build has none: build it with the feature kafka (cargo build --features kafka)".to_string()
+        }
         Some(near) => format!("did you mean '{near}'?"),
         None => format!("there are: {}", names.join(", ")),
     };

@@ -60,6 +60,15 @@ impl Inner {
         if !sink.supports(request.mode) {
             return Err(unsupported_mode(sink.as_ref(), request.mode));
         }
+        let is_temporary = request.own_checkpoint.is_none() && checkpoint_place(&request)?.is_none();
+        if is_temporary && sink.needs_checkpoint() {
+            return Err(Error::invalid_query(format!(
+                "{} is to have each row exactly once, which needs a checkpoint that outlives the process: give '{}' a \
+                 CHECKPOINT (checkpointLocation)",
+                sink.description(),
+                request.name
+            )));
+        }
         let late_table = match &request.late_rows {
             Some(target) => Some(self.late_table(&request.name, target).await?),
             None => None,

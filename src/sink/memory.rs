@@ -302,7 +302,14 @@ mod tests {
 
     async fn sink(table: &Arc<MemoryTable>, next_batch_id: i64) -> MemorySink {
         let sink = MemorySink::new(Arc::clone(table));
-        let context = SinkContext { query_id: "q".into(), name: "t".into(), run: 0, next_batch_id, first_batch_id: 0 };
+        let context = SinkContext {
+            query_id: "q".into(),
+            name: "t".into(),
+            run: 0,
+            next_batch_id,
+            first_batch_id: 0,
+            in_doubt: false,
+        };
         sink.open(&context).await.unwrap();
         sink
     }

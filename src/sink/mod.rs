@@ -89,7 +89,7 @@ pub struct Prepared {
 pub struct SinkContext {
     /// The query's id: the same in every run on one checkpoint.
     pub query_id: String,
-    /// The flow's or query's name.
+    /// The flow's or query's name; that of the sink of its late rows has `-late` behind it.
     pub name: String,
     /// The run's number: names of what is staged carry it.
     pub run: u64,
@@ -97,6 +97,8 @@ pub struct SinkContext {
     pub next_batch_id: i64,
     /// From which batch on the sink was given every one. Zero, unless the query had run without the sink before.
     pub first_batch_id: i64,
+    /// Whether an earlier run began `next_batch_id` and did not decide it: the batch may have had its effect, and runs again.
+    pub in_doubt: bool,
 }
 
 /// Where a query's rows go.
@@ -108,6 +110,11 @@ pub trait Sink: fmt::Debug + Send + Sync {
 
     /// Returns whether rows of `mode` can leave here.
     fn supports(&self, mode: OutputMode) -> bool;
+
+    /// Returns whether what it promises needs a checkpoint that outlives the process.
+    fn needs_checkpoint(&self) -> bool {
+        false
+    }
 
     /// Prepares for the first batch of a run and removes what an undecided batch left.
     ///

@@ -4,6 +4,7 @@
 //! split when an operator asks. The engine writes the end offset to the offset log before anything is read, so that
 //! a batch that died runs again over exactly the same rows.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -241,6 +242,11 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Returns the newest offset there is, for progress reports.
     async fn latest(&self) -> Result<Option<Offset>> {
         Ok(None)
+    }
+
+    /// Returns what a batch that ended at `end` is to report of the source, by name, such as how far behind it is.
+    fn metrics(&self, _end: &Offset) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
 
     /// Waits until something new may be there, where the source can tell; the engine polls the others.

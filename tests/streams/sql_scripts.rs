@@ -373,7 +373,10 @@ fn quickstart() {
 #[test]
 fn no_script_is_forgotten() {
     let folders = ["basics", "chains", "deduplication", "joins", "nexmark", "outputs", "windows"];
-    for script in scripts_below(Path::new("sql")) {
+    let mut scripts = scripts_below(Path::new("sql"));
+    // These need a real Kafka: `.ci/run` starts one and runs them.
+    scripts.retain(|script| !script.starts_with("sql/kafka"));
+    for script in scripts {
         let name = script.display().to_string();
         let is_run =
             name == "sql/quickstart.sql" || folders.iter().any(|folder| name.starts_with(&format!("sql/{folder}/")));

@@ -34,7 +34,7 @@ async fn create(root: &Path, format: &str, partition_by: &[&str], options: &[(&s
 
 async fn open(sink: &Arc<dyn Sink>, query_id: &str, next_batch_id: i64) -> Result<()> {
     let (query_id, name) = (query_id.to_string(), "delays".to_string());
-    sink.open(&SinkContext { query_id, name, run: 1, next_batch_id, first_batch_id: 0 }).await
+    sink.open(&SinkContext { query_id, name, run: 1, next_batch_id, first_batch_id: 0, in_doubt: false }).await
 }
 
 async fn opened(root: &Path, format: &str, partition_by: &[&str], options: &[(&str, &str)]) -> Arc<dyn Sink> {
@@ -152,7 +152,10 @@ async fn an_undecided_batch_is_swept_away() {
     fs::write(&strangers, "").unwrap();
     let again = create(dir.path(), "json", &[], &[]).await.unwrap();
     let (query_id, name) = (QUERY.to_string(), "delays".to_string());
-    again.open(&SinkContext { query_id, name, run: 2, next_batch_id: 0, first_batch_id: 0 }).await.unwrap();
+    again
+        .open(&SinkContext { query_id, name, run: 2, next_batch_id: 0, first_batch_id: 0, in_doubt: false })
+        .await
+        .unwrap();
     // The first run may still be deciding the batch: what it staged stays until the second has decided one.
     assert_eq!(staged(dir.path()), 2);
     let prepared = again.prepare(SinkBatch { run: 2, ..batch(0, &[Some("JFK")]) }).await.unwrap();
@@ -180,7 +183,9 @@ async fn a_sink_may_join_a_query_that_has_run() {
     let dir = tempfile::tempdir().unwrap();
     let sink = create(dir.path(), "parquet", &[], &[]).await.unwrap();
     let (query_id, name) = (QUERY.to_string(), "delays".to_string());
-    sink.open(&SinkContext { query_id, name, run: 1, next_batch_id: 7, first_batch_id: 7 }).await.unwrap();
+    sink.open(&SinkContext { query_id, name, run: 1, next_batch_id: 7, first_batch_id: 7, in_doubt: false })
+        .await
+        .unwrap();
     for batch_id in 7..9 {
         let prepared = sink.prepare(batch(batch_id, &[Some("JFK")])).await.unwrap();
         sink.publish(batch_id, &prepared.token).await.unwrap();

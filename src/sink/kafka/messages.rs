@@ -63,7 +63,7 @@ impl Shape {
             let value = find("value", &is_bytes, "STRING or BINARY")?.ok_or_else(|| {
                 let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
                 Error::invalid_query(format!(
-                    "kafka sink: the rows have no column 'value', but {}; name one so, such as to_json(struct(…)) AS value, \
+                    "kafka sink: the rows have no column 'value', but {}; name one so, such as to_json(named_struct(…)) AS value, \
                      or set the option format = 'json'",
                     names.join(", ")
                 ))

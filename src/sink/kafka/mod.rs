@@ -151,6 +151,10 @@ impl Sink for KafkaSink {
         true
     }
 
+    fn needs_checkpoint(&self) -> bool {
+        self.settings.exactly_once
+    }
+
     async fn open(&self, context: &SinkContext) -> Result<()> {
         let (settings, context) = (self.settings.clone(), context.clone());
         let producer = blocking(move || Producer::open(&settings, &context)).await?;
@@ -196,7 +200,7 @@ impl Sink for KafkaSink {
         let noted = token.get("written").and_then(Value::as_i64);
         let Some(noted) = noted.filter(|_| self.settings.exactly_once) else { return Ok(()) };
         let producer = self.producer()?;
-        if producer.written().is_some_and(|written| written >= noted) {
+        if producer.written().is_some_and(|written| written >= noted) || !producer.is_in_doubt() {
             return Ok(());
         }
         Err(Error::incompatible(format!(

@@ -18,8 +18,14 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::messages::Messages;
 use super::{PATIENCE, Settings, WHAT, locked};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{ClientEvents, ClientSettings, Stopwatch, code_of, failure, patiently};
+use crate::kafka::{ClientEvents, ClientSettings, Stopwatch, code_of, failure, patiently, refused};
 use crate::sink::SinkContext;
+
+/// Pause between looks at whether everything is acknowledged.
+const FLUSH_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a broker may take to make a topic that it makes when it is asked for.
+const TOPIC_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Pause while the producer's queue is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(2);
@@ -57,6 +63,8 @@ pub(super) struct Producer {
     client: ClientSettings,
     producer: ThreadedProducer<Deliveries>,
     patience: Duration,
+    /// Whether a batch may have been written that is to run again.
+    in_doubt: bool,
     transactions: Option<Transactions>,
 }
 
@@ -70,6 +78,8 @@ impl std::fmt::Debug for Producer {
 struct Transactions {
     id: String,
     mark_topic: String,
+    /// The query's id, which stands beside the mark.
+    owner: String,
     /// Gives the group whose offset is the mark.
     group: BaseConsumer<ClientEvents>,
     /// The first batch that is not in Kafka; -1 where that was never noted.
@@ -110,32 +120,37 @@ impl Producer {
         let config = client.with(&[&defaults[..], more].concat(), fixed);
         let producer = config
             .create_with_context::<_, ThreadedProducer<Deliveries>>(Deliveries::default())
-            .map_err(|e| Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {e}")))?;
-        let opened = Self { client, producer, patience, transactions: None };
+            .map_err(|e| refused(&e))?;
+        let opened = Self { client, producer, patience, in_doubt: context.in_doubt, transactions: None };
         if let Some(topic) = &settings.topic {
             opened.look_up(topic)?;
         }
         match &settings.mark_topic {
-            Some(topic) if settings.exactly_once => opened.with_transactions(id, topic),
+            Some(topic) if settings.exactly_once => opened.with_transactions(id, topic, &context.query_id),
             _ => Ok(opened),
         }
     }
 
     /// Checks that the topic exists.
     fn look_up(&self, topic: &str) -> Result<()> {
-        let found = patiently(self.client.timeout, |left| {
+        let events = &self.producer.context().events;
+        let begun = Stopwatch::start();
+        let found = patiently(self.client.timeout, events, |left| {
             let metadata = self.producer.client().fetch_metadata(Some(topic), left)?;
-            match metadata.topics().first().and_then(|found| found.error()) {
-                Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+            match metadata.topics().first().and_then(|found| found.error()).map(RDKafkaErrorCode::from) {
                 None => Ok(()),
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition) if begun.elapsed() < TOPIC_PATIENCE => {
+                    Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))
+                }
+                Some(code) => Err(KafkaError::MetadataFetch(code)),
             }
         });
         found.map_err(|e| self.failed(&format!("looking up topic '{topic}'"), &e))
     }
 
-    fn with_transactions(self, id: String, mark_topic: &str) -> Result<Self> {
+    fn with_transactions(self, id: String, mark_topic: &str, owner: &str) -> Result<Self> {
         let within = self.client.timeout;
-        patiently(within, |left| self.producer.init_transactions(left))
+        patiently(within, &self.producer.context().events, |left| self.producer.init_transactions(left))
             .map_err(|e| self.failed(&format!("taking over the transactional id '{id}'"), &e))?;
         // Transactions of earlier producers have ended by now: nothing can be added to what is read here.
         let settings =
@@ -146,14 +161,17 @@ impl Producer {
             .remove("transactional.id")
             .remove("transaction.timeout.ms")
             .create_with_context(ClientEvents::default())
-            .map_err(|e| Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {e}")))?;
-        let noted = patiently(within, |left| {
+            .map_err(|e| refused(&e))?;
+        let noted = patiently(within, group.client().context(), |left| {
+            group.client().context().listen(&group);
             let mut wanted = TopicPartitionList::new();
             wanted.add_partition(mark_topic, 0);
             let committed = group.committed_offsets(wanted, left)?;
             let element = committed.elements().into_iter().next();
             match element {
-                Some(element) => element.error().map(|()| element.offset()),
+                // What another checkpoint noted says nothing of this one's batches.
+                Some(element) if element.metadata() == owner => element.error().map(|()| element.offset()),
+                Some(element) => element.error().map(|()| Offset::Invalid),
                 None => Ok(Offset::Invalid),
             }
         })
@@ -165,13 +183,19 @@ impl Producer {
             _ => -1,
         };
         let written = AtomicI64::new(written);
-        let transactions = Transactions { id, mark_topic: mark_topic.to_string(), group, written };
+        let (mark_topic, owner) = (mark_topic.to_string(), owner.to_string());
+        let transactions = Transactions { id, mark_topic, owner, group, written };
         Ok(Self { transactions: Some(transactions), ..self })
     }
 
     /// Returns the transactional id.
     pub(super) fn id(&self) -> &str {
         self.transactions.as_ref().map_or("", |transactions| &transactions.id)
+    }
+
+    /// Returns whether a batch may have been written that is to run again.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// Returns the first batch that is not in Kafka, where transactions have noted that.
@@ -239,7 +263,7 @@ impl Producer {
     /// `Unavailable` where that did not work in time; `Fenced` where another producer has taken over. With transactions it
     /// may have worked all the same, of which the next run learns.
     pub(super) fn end(&self, batch_id: i64, rows: u64) -> Result<()> {
-        let flushed = self.producer.flush(self.patience + Duration::from_secs(1));
+        let flushed = self.flush();
         let acknowledged =
             self.check().and_then(|()| flushed.map_err(|e| self.failed("waiting for messages to be acknowledged", &e)));
         let Some(transactions) = &self.transactions else { return acknowledged };
@@ -254,6 +278,22 @@ impl Producer {
         ended
     }
 
+    /// Waits until nothing is on its way any more.
+    fn flush(&self) -> KafkaResult<()> {
+        let begun = Stopwatch::start();
+        loop {
+            // Asked to wait, the client looks again ten times a second.
+            match self.producer.flush(Duration::ZERO) {
+                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut))
+                    if begun.elapsed() <= self.patience + Duration::from_secs(1) =>
+                {
+                    std::thread::sleep(FLUSH_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
     fn commit(&self, transactions: &Transactions, batch_id: i64) -> Result<()> {
         let id = &transactions.id;
         let Some(group) = transactions.group.group_metadata() else {
@@ -262,6 +302,9 @@ impl Producer {
         let mut mark = TopicPartitionList::new();
         mark.add_partition_offset(&transactions.mark_topic, 0, Offset::Offset(batch_id + 1))
             .map_err(|e| self.failed("noting the batch", &e))?;
+        if let Some(mut mark) = mark.find_partition(&transactions.mark_topic, 0) {
+            mark.set_metadata(&transactions.owner);
+        }
         self.retried(|| self.producer.send_offsets_to_transaction(&mark, &group, self.patience))
             .map_err(|e| self.failed(&format!("noting batch {batch_id} in the transaction of '{id}'"), &e))?;
         fail::fail_point!("kafka.before_commit_transaction");

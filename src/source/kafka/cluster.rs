@@ -13,13 +13,19 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::offsets::{Offsets, TopicPartition};
 use super::settings::{Settings, Subscription};
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, code_of, failure, is_transient, patiently};
+use crate::kafka::{ClientEvents, code_of, failure, is_transient, patiently, refused};
 
 /// What went wrong, and whether trying again may help.
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) error: Error,
     pub(super) is_transient: bool,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self { error, is_transient: false }
+    }
 }
 
 impl From<Trouble> for Error {
@@ -69,12 +75,7 @@ pub(super) fn consumer(settings: &Settings) -> Result<BaseConsumer<ClientEvents>
         ("auto.offset.reset", "error"),
         ("enable.partition.eof", "true"),
     ];
-    settings.client.with(&defaults, &fixed).create_with_context(ClientEvents::default()).map_err(|e| match e {
-        KafkaError::ClientCreation(reason) => {
-            Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {reason}"))
-        }
-        other => Error::invalid_option(format!("the Kafka client refuses the options kafka.*: {other}")),
-    })
+    settings.client.with(&defaults, &fixed).create_with_context(ClientEvents::default()).map_err(|e| refused(&e))
 }
 
 impl Cluster {
@@ -92,24 +93,17 @@ impl Cluster {
         Trouble { error: failure(what, error, &self.settings.client, events), is_transient }
     }
 
-    /// Says what stands in the way of connecting, where that is known.
-    fn listen(&self) {
-        while let Some(event) = self.consumer.poll(Duration::ZERO) {
-            if let Err(error) = event {
-                tracing::debug!(target: "millstream::kafka", "{error}");
-            }
-        }
-    }
-
+    /// Tries until it works, cannot, or `within` is over.
     fn insist<T>(
         &self,
         what: &str,
         within: Duration,
         mut attempt: impl FnMut(Duration) -> Result<T, KafkaError>,
     ) -> Result<T, Trouble> {
-        let result = patiently(within, |left| {
+        let events = self.consumer.client().context();
+        let result = patiently(within, events, |left| {
             let result = attempt(left);
-            self.listen();
+            events.listen(&self.consumer);
             result
         });
         result.map_err(|error| self.trouble(what, &error))

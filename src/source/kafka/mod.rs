@@ -6,6 +6,7 @@
 //!
 //! Options as in Spark's guide to its Kafka source; values are decoded as the option `format` says ([`value`]).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::SendableRecordBatchStream;
 
+use self::beginning::{all_named, all_there, initial_offsets};
 use self::cluster::{Cluster, Trouble};
 use self::offsets::{KafkaOffset, Offsets, Range, TopicPartition, cut, limited, ranges};
 use self::reader::{Readers, report_loss};
 use self::rows::Columns;
-use self::settings::{Ending, Settings, Starting, Subscription};
-use self::value::{ValueFormat, text_options};
+use self::settings::{Ending, Settings};
+use self::value::{ValueFormat, options_of};
 use super::memory::check_declared;
 use super::{Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split};
 use crate::clock::Clock;
@@ -27,6 +29,7 @@ use crate::kafka::Stopwatch;
 use crate::source::decode::corrupt_column;
 use crate::storage::{DurableStore, blocking, read_checked, write_checked};
 
+mod beginning;
 mod cluster;
 mod offsets;
 mod reader;
@@ -72,7 +75,7 @@ impl SourceProvider for KafkaSourceProvider {
 
 /// Reads everything that a table says of its topics and columns. Nothing is connected.
 fn table_of(spec: &SourceSpec) -> Result<(Settings, Columns)> {
-    let settings = Settings::of(&spec.options, &text_options())?;
+    let settings = Settings::of(&spec.options, &options_of(spec.options.get("format")))?;
     let columns = match ValueFormat::of(&spec.options, settings.client.timeout)? {
         None => {
             let columns = Columns::plain(settings.include_headers);
@@ -121,6 +124,8 @@ struct State {
     initial: Offsets,
     /// What later plans keep to, once the end is fixed.
     fixed: Option<Offsets>,
+    /// Where reading ends for good, where the options say so.
+    ends: Option<Offsets>,
     /// The ends as they were last seen.
     latest: Option<Offsets>,
     /// Since when brokers have not answered, and when that was last mentioned.
@@ -150,7 +155,7 @@ impl KafkaSource {
             return Ok(KafkaOffset::parse(&serde_json::from_slice(&bytes)?)?.topics);
         }
         let settings = self.settings.clone();
-        let initial = self.ask(move |cluster| initial_offsets(cluster, &settings)).await?.map_err(Error::from)??;
+        let initial = self.ask(move |cluster| initial_offsets(cluster, &settings)).await?.map_err(Error::from)?;
         let json = serde_json::to_vec(&KafkaOffset { topics: initial.clone(), first: Offsets::new() }.to_json())?;
         write_checked(journal, INITIAL, json).await?;
         Ok(initial)
@@ -208,8 +213,7 @@ impl KafkaSource {
                     }
                 }
                 Some(at) => {
-                    let what =
-                        format!("offset {at} is to be read next and the last there is is {end}: it was made anew");
+                    let what = format!("offset {at} is to be read next, and it ends before {end}");
                     report_loss(&self.settings, of, &what)?;
                     unread.push(of.clone());
                 }
@@ -217,7 +221,13 @@ impl KafkaSource {
             }
         }
         for of in known.keys().filter(|of| !latest.contains_key(of)) {
-            report_loss(&self.settings, of, "it does not exist any more, or is not subscribed to")?;
+            if self.settings.fail_on_data_loss && !self.settings.subscription.covers(of) {
+                return Err(Error::incompatible(format!(
+                    "kafka source: {of} was read before and is not subscribed to any more: subscribe to it again, use a new \
+                     checkpoint, or go on without it by the option failOnDataLoss = 'false'"
+                )));
+            }
+            report_loss(&self.settings, of, "it does not exist any more")?;
         }
         if !unread.is_empty() {
             let patience = self.settings.patience;
@@ -228,12 +238,23 @@ impl KafkaSource {
         Ok((begins, first))
     }
 
-    /// Returns the end of a partition's messages that the options allow to be read.
-    fn allowed(&self, of: &TopicPartition, latest: i64) -> i64 {
-        match &self.settings.ending {
-            Ending::At(ends) => ends.get(of).filter(|end| **end >= 0).map_or(latest, |end| latest.min(*end)),
-            Ending::Open | Ending::Latest => latest,
+    /// Finds where reading ends for good.
+    async fn end(&self) -> Result<Option<Offsets>> {
+        let given = match &self.settings.ending {
+            Ending::Open => return Ok(None),
+            Ending::Latest => Offsets::new(),
+            Ending::At(given) => given.clone(),
+        };
+        let is_latest = self.settings.ending == Ending::Latest;
+        let latest = self.look(true).await?.unwrap_or_default();
+        if !is_latest {
+            all_named("endingOffsets", &given, latest.keys())?;
         }
+        let end = |(of, latest): (TopicPartition, i64)| {
+            let end = given.get(&of).filter(|end| **end >= 0).copied().unwrap_or(latest);
+            (of, end)
+        };
+        Ok(Some(latest.into_iter().map(end).collect()))
     }
 
     /// Returns whether it is too early for a batch of so many rows.
@@ -246,85 +267,6 @@ impl KafkaSource {
 
     fn splits(&self, ranges: Vec<Range>) -> Result<Vec<Split>> {
         cut(ranges, self.settings.min_partitions).iter().map(Range::to_split).collect()
-    }
-}
-
-/// Asks where a query begins that has read nothing yet.
-fn initial_offsets(cluster: &Cluster, settings: &Settings) -> Result<Result<Offsets>, Trouble> {
-    let within = settings.client.timeout;
-    let partitions = cluster.partitions(within)?;
-    if let Err(error) = all_there(&settings.subscription, &partitions) {
-        return Ok(Err(error));
-    }
-    let named = |given: &Offsets| -> Result<()> {
-        let missing = partitions.iter().find(|of| !given.contains_key(of));
-        let unknown = given.keys().find(|of| !partitions.contains(of));
-        match (missing, unknown) {
-            (None, None) => Ok(()),
-            (Some(of), _) => Err(Error::invalid_option(format!(
-                "startingOffsets must name every partition that is read, and {of} is missing; -2 is its oldest message, \
-                 -1 what comes from now on"
-            ))),
-            (_, Some(of)) => {
-                Err(Error::invalid_option(format!("startingOffsets names {of}, which is not read or does not exist")))
-            }
-        }
-    };
-    let offsets = match &settings.starting {
-        Starting::Earliest => cluster.earliest(&partitions, within)?,
-        Starting::Latest => cluster.latest(&partitions, within)?,
-        Starting::At(given) => {
-            if let Err(error) = named(given) {
-                return Ok(Err(error));
-            }
-            let special = |wanted: i64| -> Vec<TopicPartition> {
-                given.iter().filter(|(_, at)| **at == wanted).map(|(of, _)| of.clone()).collect()
-            };
-            let mut offsets = given.clone();
-            offsets.extend(cluster.earliest(&special(-2), within)?);
-            offsets.extend(cluster.latest(&special(-1), within)?);
-            offsets
-        }
-        Starting::Time(_) | Starting::Times(_) => {
-            let times = match &settings.starting {
-                Starting::Times(times) => times.clone(),
-                Starting::Time(ms) => partitions.iter().map(|of| (of.clone(), *ms)).collect(),
-                _ => Offsets::new(),
-            };
-            if let Err(error) = named(&times) {
-                return Ok(Err(error));
-            }
-            let mut offsets = cluster.at_times(&times, within)?;
-            let without: Vec<TopicPartition> =
-                partitions.iter().filter(|of| !offsets.contains_key(of)).cloned().collect();
-            if let Some(of) = without.first().filter(|_| !settings.starting_falls_to_latest) {
-                return Ok(Err(Error::invalid_option(format!(
-                    "{of} has no message of the time to begin with, or later; choose an earlier one, or set \
-                     startingOffsetsByTimestampStrategy = 'latest' to begin with what comes"
-                ))));
-            }
-            offsets.extend(cluster.latest(&without, within)?);
-            offsets
-        }
-    };
-    Ok(Ok(offsets))
-}
-
-/// Checks that what was named exists.
-fn all_there(subscription: &Subscription, partitions: &[TopicPartition]) -> Result<()> {
-    let missing = match subscription {
-        Subscription::Topics(topics) => topics
-            .iter()
-            .find(|topic| !partitions.iter().any(|of| of.topic == **topic))
-            .map(|topic| format!("topic '{topic}'")),
-        Subscription::Partitions(named) => named.iter().find(|of| !partitions.contains(of)).map(ToString::to_string),
-        Subscription::Pattern(..) => None,
-    };
-    match missing {
-        Some(missing) => {
-            Err(Error::unavailable(format!("kafka source: {missing} does not exist; create it, or mend the name")))
-        }
-        None => Ok(()),
     }
 }
 
@@ -353,9 +295,8 @@ impl Source for KafkaSource {
             Offsets::new()
         };
         *locked(&self.state) = State { initial, ..State::default() };
-        if self.settings.ending != Ending::Open {
-            self.fix_end().await?;
-        }
+        let ends = self.end().await?;
+        locked(&self.state).ends = ends;
         Ok(())
     }
 
@@ -370,11 +311,13 @@ impl Source for KafkaSource {
         let is_bounded = limit == ReadLimit::All || locked(&self.state).fixed.is_some();
         let Some(latest) = self.look(is_bounded).await? else { return Ok(None) };
         let (begins, first) = self.begins(start.as_ref(), &latest).await?;
-        let ends = latest.iter().map(|(of, latest)| {
+        let ends = locked(&self.state).ends.clone();
+        let topics = latest.iter().map(|(of, latest)| {
             let begin = begins.get(of).copied().unwrap_or(*latest);
-            (of.clone(), self.allowed(of, *latest).max(begin))
+            let allowed = ends.as_ref().map_or(*latest, |ends| ends.get(of).map_or(begin, |end| *latest.min(end)));
+            (of.clone(), allowed.max(begin))
         });
-        let mut end = KafkaOffset { topics: ends.collect(), first };
+        let mut end = KafkaOffset { topics: topics.collect(), first };
         let mut found = ranges(&begins, &end)?;
         let rows = found.iter().map(|range| range.end.abs_diff(range.start)).sum();
         if rows == 0 || (!is_bounded && self.waits(rows)) {
@@ -409,6 +352,25 @@ impl Source for KafkaSource {
 
     async fn commit(&self, _end: &Offset) -> Result<()> {
         Ok(())
+    }
+
+    /// As Spark: how many offsets lie between the end of the batch and what there was when it was planned, over the
+    /// partitions.
+    fn metrics(&self, end: &Offset) -> BTreeMap<String, String> {
+        let (Ok(end), Some(latest)) = (KafkaOffset::parse(end), locked(&self.state).latest.clone()) else {
+            return BTreeMap::new();
+        };
+        let behind = |(of, latest): (&TopicPartition, &i64)| Some((latest - end.topics.get(of)?).max(0));
+        let behind: Vec<i64> = latest.iter().filter_map(behind).collect();
+        let (Some(least), Some(most)) = (behind.iter().min(), behind.iter().max()) else {
+            return BTreeMap::new();
+        };
+        let mean = behind.iter().sum::<i64>() as f64 / behind.len() as f64;
+        BTreeMap::from([
+            ("minOffsetsBehindLatest".to_string(), least.to_string()),
+            ("maxOffsetsBehindLatest".to_string(), most.to_string()),
+            ("avgOffsetsBehindLatest".to_string(), mean.to_string()),
+        ])
     }
 
     async fn latest(&self) -> Result<Option<Offset>> {

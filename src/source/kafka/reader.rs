@@ -19,7 +19,7 @@ use super::cluster::consumer;
 use super::offsets::{Range, TopicPartition};
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient};
+use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, patiently};
 
 /// How long a poll waits for a message at first, and at most.
 const POLL_MIN: Duration = Duration::from_millis(1);
@@ -78,11 +78,11 @@ impl Readers {
         let result = reading.run(&mut reader, messages);
         let mut partitions = locked(&client.partitions);
         match result {
-            Ok(()) => partitions.insert(of, Some(reader)),
-            // After an error nobody knows where it stands.
-            Err(_) => partitions.remove(&of),
+            Ok(true) => partitions.insert(of, Some(reader)),
+            // Nobody knows where it stands, or it has stopped to fetch.
+            Ok(false) | Err(_) => partitions.remove(&of),
         };
-        result
+        result.map(drop)
     }
 
     /// Takes a reader that nobody uses, with the client it belongs to.
@@ -150,6 +150,10 @@ impl Client {
         let failed = |e: KafkaError| failure(&what, &e, &settings.client, self.consumer.client().context());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&of.topic, of.partition, Offset::Offset(start)).map_err(failed)?;
+        // The client learns at once who leads the topic, and not when it next looks for changes.
+        let events = self.consumer.client().context();
+        patiently(settings.patience, events, |left| self.consumer.fetch_metadata(Some(&of.topic), left))
+            .map_err(failed)?;
         // One that failed before may be assigned still.
         let _ = self.consumer.incremental_unassign(&list);
         self.consumer.incremental_assign(&list).map_err(failed)?;
@@ -165,7 +169,7 @@ impl Client {
     fn seek(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<()> {
         let begun = Stopwatch::start();
         loop {
-            self.listen();
+            self.consumer.client().context().listen(&self.consumer);
             let sought = self.consumer.seek(&of.topic, of.partition, Offset::Offset(start), Duration::from_secs(1));
             match sought {
                 Ok(()) => return Ok(()),
@@ -186,15 +190,6 @@ impl Client {
         match position {
             Offset::Offset(position) => Some(position),
             _ => None,
-        }
-    }
-
-    /// Takes in what the client tells of itself.
-    fn listen(&self) {
-        while let Some(event) = self.consumer.poll(Duration::ZERO) {
-            if let Err(error) = event {
-                tracing::debug!(target: "millstream::kafka", "{error}");
-            }
         }
     }
 }
@@ -218,7 +213,8 @@ enum Left {
 }
 
 impl Reading<'_> {
-    fn run(&self, reader: &mut PartitionReader, messages: &mut impl Messages) -> Result<()> {
+    /// Reads the range; returns whether the reader can be used again.
+    fn run(&self, reader: &mut PartitionReader, messages: &mut impl Messages) -> Result<bool> {
         let Range { start, end, .. } = *self.range;
         // Who stops half way leaves it anywhere.
         reader.position = None;
@@ -230,7 +226,7 @@ impl Reading<'_> {
             } else {
                 next = message.offset() + 1;
                 if !messages.take(&message)? {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
@@ -247,7 +243,7 @@ impl Reading<'_> {
                     } else if message.offset() >= next {
                         next = message.offset() + 1;
                         if !messages.take(&message)? {
-                            return Ok(());
+                            return Ok(true);
                         }
                     }
                     continue;
@@ -260,11 +256,14 @@ impl Reading<'_> {
                 Some(Err(KafkaError::PartitionEOF(_))) => (left, wait) = (Left::ToldEnd, SOON),
                 Some(Err(error)) => {
                     if let Some(on) = self.go_on_after(&error, next, reader)? {
+                        if on >= end {
+                            return Ok(false);
+                        }
                         (next, left) = (on, Left::Unknown);
                     }
                 }
                 None => {
-                    self.client.listen();
+                    self.client.consumer.client().context().listen(&self.client.consumer);
                     if let Some(position) = self.client.position(&self.range.of()).filter(|position| *position > next) {
                         (next, heard) = (position, Stopwatch::start());
                         continue;
@@ -277,7 +276,7 @@ impl Reading<'_> {
                 }
             }
             if messages.is_closed() {
-                return Ok(());
+                return Ok(true);
             }
             if heard.elapsed() >= self.settings.patience {
                 return Err(self.failed(next, &KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)));
@@ -289,7 +288,7 @@ impl Reading<'_> {
             }
         }
         reader.position = Some(end);
-        Ok(())
+        Ok(true)
     }
 
     fn failed(&self, next: i64, error: &KafkaError) -> Error {
@@ -357,7 +356,7 @@ pub(super) fn report_loss(settings: &Settings, of: &TopicPartition, what: &str) 
     }
     Err(Error::unavailable(format!(
         "kafka source: {of}: some data may have been lost, because it is not in Kafka any more: {what}. Either it was aged \
-         out, or the topic was deleted (and made anew) before all of it was read. To go on with what there is, set the \
+         out, or the topic was deleted (and made anew) before all of it was read, or startingOffsets is too high. To go on with what there is, set the \
          option failOnDataLoss = 'false'"
     )))
 }

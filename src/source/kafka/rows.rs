@@ -123,7 +123,10 @@ impl Columns {
                     }
                     Origin::Part(part)
                 }
-                None if name.eq_ignore_ascii_case("_op") && format.has_operations() && is_text(data_type) => {
+                None if name.eq_ignore_ascii_case("_op") && format.has_operations() => {
+                    if !is_text(data_type) {
+                        return Err(Error::invalid_query(format!("column '{name}' must be STRING, not {data_type}")));
+                    }
                     Origin::Operation
                 }
                 None => {

@@ -35,6 +35,7 @@ const OPTIONS: &[&str] = &[
     "kafkaConsumer.pollTimeoutMs",
     "topic",
     "exactlyOnce",
+    "markTopic",
 ];
 
 /// Which topics and partitions are read.
@@ -88,6 +89,17 @@ impl Subscription {
             _ => Err(Error::invalid_option(
                 "subscribe, subscribePattern and assign exclude each other: keep one of them",
             )),
+        }
+    }
+}
+
+impl Subscription {
+    /// Returns whether a partition is one of those that are read, if it exists.
+    pub(super) fn covers(&self, of: &TopicPartition) -> bool {
+        match self {
+            Self::Topics(topics) => topics.contains(&of.topic),
+            Self::Pattern(_, regex) => regex.is_match(&of.topic),
+            Self::Partitions(partitions) => partitions.contains(of),
         }
     }
 }
@@ -147,7 +159,8 @@ fn by_partition(options: &Options, name: &str) -> Result<Option<Offsets>> {
     if read.values().all(BTreeMap::is_empty) {
         return Err(bad_value(name, text, expected));
     }
-    if name != "startingOffsetsByTimestamp" && read.values().flat_map(BTreeMap::values).any(|offset| *offset < -2) {
+    let least = if name == "endingOffsets" { -1 } else { -2 };
+    if name != "startingOffsetsByTimestamp" && read.values().flat_map(BTreeMap::values).any(|offset| *offset < least) {
         return Err(bad_value(name, text, "offsets from 0 on, -1 (latest) or -2 (earliest)"));
     }
     Ok(Some(flat(read)))

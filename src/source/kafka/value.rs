@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::{ArrayRef, BinaryBuilder, StringBuilder};
+use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, StringBuilder, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Field, Fields};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -29,9 +29,14 @@ const FORMATS: &[&str] = &["json", "csv", "avro", "raw", "debezium"];
 pub(super) const VALUE_OPTIONS: &[&str] =
     &["format", "avroSchema", "schemaRegistryUrl", "schemaRegistryAuth", "mode", "columnNameOfCorruptRecord"];
 
-/// The options of text; those of [`VALUE_OPTIONS`] are among them.
-pub(super) fn text_options() -> Vec<&'static str> {
-    [VALUE_OPTIONS, JSON_OPTIONS, CSV_OPTIONS].concat()
+/// The options that go with a format.
+pub(super) fn options_of(format: Option<&str>) -> Vec<&'static str> {
+    let csv = format.is_some_and(|format| format.trim().eq_ignore_ascii_case("csv"));
+    // A message is no file: none is a header.
+    let has_no_header =
+        |option: &&str| !JSON_OPTIONS.contains(option) && !["header", "format.has_header"].contains(option);
+    let of_csv = CSV_OPTIONS.iter().copied().filter(has_no_header).filter(|_| csv);
+    VALUE_OPTIONS.iter().copied().chain(of_csv).collect()
 }
 
 /// How values are decoded.
@@ -214,7 +219,10 @@ impl ValueDecoder for RawValues {
     }
 
     fn finish(&mut self) -> Result<Decoded> {
-        Ok(Decoded { columns: vec![Arc::new(self.0.finish())], ..Decoded::default() })
+        let values = self.0.finish();
+        // Whatever a value is, it is not malformed.
+        let corrupt = Some(new_null_array(&DataType::Utf8, values.len()));
+        Ok(Decoded { columns: vec![Arc::new(values)], corrupt, ..Decoded::default() })
     }
 }
 

@@ -128,12 +128,16 @@ async fn requests_that_fail_for_a_while_are_made_again() {
 
 /// Copies what is in `t` to `out`.
 async fn copy(mocks: &Mocks, more: &[(&str, &str)]) -> crate::case::Outcome {
+    let home = tempfile::tempdir().unwrap();
     let options: Vec<(&str, &str)> =
         [&[("kafka.bootstrap.servers", mocks.servers.as_str()), ("topic", "out")], more].concat();
     let options: Vec<String> = options.iter().map(|(name, value)| format!("'{name}' '{value}'")).collect();
     let script = stream(&mocks.servers, &[])
         + &format!("CREATE EXTERNAL TABLE o STORED AS KAFKA OPTIONS ({});\n", options.join(", "))
-        + "CREATE FLOW f TRIGGER AVAILABLE NOW AS INSERT INTO o SELECT key, value FROM STREAM t";
+        + &format!(
+            "CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o SELECT key, value FROM STREAM t",
+            home.path().join("ck").display()
+        );
     crate::case::run_script(&script).await
 }
 

@@ -122,6 +122,37 @@ async fn latest_is_pinned_when_the_query_first_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_beginning_is_named() {
+    let (mocks, home) = (Mocks::start(1), tempfile::tempdir().unwrap());
+    mocks.topic("t", 1);
+    let checkpoint = format!("CHECKPOINT '{}'", home.path().join("ck").display());
+    let script = table("t", "", &mocks.servers, &[("subscribe", "t")]);
+    assert!(rows(&ask(&script, VALUES, &checkpoint).await).is_empty());
+    let initial = home.path().join("ck/sources/0/initial");
+    let written = std::fs::read_to_string(&initial).unwrap();
+    std::fs::write(&initial, written.replace("\"0\":0", "\"0\":7")).unwrap();
+    let outcome = ask(&script, VALUES, &checkpoint).await;
+    let error = outcome.end.unwrap_err();
+    assert_eq!(error.kind(), millstream::error::ErrorKind::CheckpointCorrupt, "{error}");
+    assert!(error.to_string().contains("sources/0/initial"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_says_how_far_behind_a_batch_is() {
+    let mocks = Mocks::start(1);
+    sixty(&mocks);
+    let script = table("t", "", &mocks.servers, &earliest(&[("maxOffsetsPerTrigger", "30")]));
+    let outcome = ask(&script, VALUES, "").await;
+    let metrics = |batch: usize| outcome.reports[batch].sources[0].metrics.clone();
+    assert_eq!(metrics(0)["maxOffsetsBehindLatest"], "15");
+    assert_eq!(metrics(0)["minOffsetsBehindLatest"], "5");
+    assert_eq!(
+        (metrics(0)["avgOffsetsBehindLatest"].as_str(), metrics(1)["maxOffsetsBehindLatest"].as_str()),
+        ("10", "0")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn offsets_say_where_to_begin_and_to_end() {
     let mocks = Mocks::start(1);
     sixty(&mocks);

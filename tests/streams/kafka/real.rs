@@ -115,6 +115,14 @@ async fn data_that_is_lost_is_told_or_reported() {
     );
     assert_eq!(column(&read(&real, &aged, &lenient, &checkpoint("aged")).await, "v"), ["6", "7", "8", "9"]);
 
+    // A whole batch of what is gone: the next goes on behind it.
+    let offset = format!("{{\"{aged}\":{{\"0\":1}}}}");
+    let skipped = [("startingOffsets", offset.as_str()), ("failOnDataLoss", "false"), ("maxOffsetsPerTrigger", "3")];
+    assert_eq!(column(&read(&real, &aged, &skipped, "").await, "v"), ["6", "7", "8", "9"]);
+    let unsubscribed = read(&real, &real.topic("other", 1).await, &[earliest], &checkpoint("aged")).await;
+    let error = failure(&unsubscribed);
+    assert!(error.contains("not subscribed to any more"), "{error}");
+
     let again = real.topic("again", 1).await;
     send(&real.servers, &again, &texts(0, 5));
     read(&real, &again, &[earliest], &checkpoint("again")).await.end.unwrap();
@@ -124,7 +132,7 @@ async fn data_that_is_lost_is_told_or_reported() {
     real.named_topic(&again, 1).await;
     send(&real.servers, &again, &texts(0, 2));
     let error = failure(&read(&real, &again, &[earliest], &checkpoint("again")).await);
-    assert!(error.contains("offset 5 is to be read next and the last there is is 2"), "{error}");
+    assert!(error.contains("offset 5 is to be read next, and it ends before 2"), "{error}");
     assert_eq!(column(&read(&real, &again, &lenient, &checkpoint("again")).await, "v"), ["0", "1"]);
 }
 
@@ -154,6 +162,7 @@ async fn logins_and_rights_are_checked() {
     let error = failure(&login("bob", "bob-secret").await);
     assert!(error.contains(&topic) && error.contains("no right"), "{error}");
     let error = failure(&login("alice", "hunter2").await);
+    assert!(error.contains("refused the login"), "{error}");
     assert!(error.to_lowercase().contains("authentication") && !error.contains("hunter2"), "{error}");
     // A login where none is expected, and none where one is.
     let error = failure(
@@ -161,4 +170,85 @@ async fn logins_and_rights_are_checked() {
             .await,
     );
     assert!(error.contains("no answer from") && error.contains("kafka.security.protocol"), "{error}");
+}
+
+/// Everything that a login is used for leaves no trace of its password.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn a_password_is_told_to_the_broker_alone() {
+    let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
+    let (topic, target) = (real.topic("told", 1).await, real.topic("told-out", 1).await);
+    send(&real.servers, &topic, &texts(0, 2));
+    let (host, port) = real.servers.rsplit_once(':').unwrap();
+    let sasl = format!("{host}:{}", port.parse::<u16>().unwrap() + 1);
+    let login = [
+        ("startingOffsets", "earliest"),
+        ("kafka.security.protocol", "SASL_PLAINTEXT"),
+        ("kafka.sasl.mechanism", "PLAIN"),
+        ("kafka.sasl.username", "alice"),
+        ("kafka.sasl.password", "alice-secret"),
+        ("kafka.debug", "security,broker,topic,protocol,eos,fetch,msg"),
+    ];
+    let tables = table("t", "", &sasl, &[&[("subscribe", topic.as_str())], &login[..]].concat())
+        + &table("o", "", &sasl, &[&[("topic", target.as_str()), ("exactlyOnce", "true")], &login[..]].concat());
+    let checkpoint = home.path().join("ck");
+    let flow = format!(
+        "CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o SELECT value FROM STREAM t",
+        crate::disk::literal(&checkpoint)
+    );
+    let script = format!("{tables} EXPLAIN {flow}; {flow};");
+    std::fs::write(home.path().join("script.sql"), script).unwrap();
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .arg("run")
+        .arg(home.path().join("script.sql"))
+        .env("MILLSTREAM_LOG", "trace")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let (told, log) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{told}{log}");
+    // A log that is off tells nothing.
+    assert!(log.contains("alice") || log.contains("SASL"), "{log}");
+    assert!(!told.contains("alice-secret") && !log.contains("alice-secret"), "{told}{log}");
+    let files = crate::disk::files_below(&checkpoint);
+    assert!(files.contains_key("commits/0"), "{:?}", files.keys());
+    for (file, bytes) in files {
+        assert!(!String::from_utf8_lossy(&bytes).contains("alice-secret"), "{file}");
+    }
+    assert_eq!(super::cluster::received(&real.servers, &target).len(), 2);
+}
+
+/// A new checkpoint under an old transactional id writes its own batches.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn a_transactional_id_says_nothing_of_another_checkpoint() {
+    let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
+    let (topic, target) = (real.topic("shared", 1).await, real.topic("shared-out", 1).await);
+    send(&real.servers, &topic, &texts(0, 2));
+    let id = format!("id-{target}");
+    let copy = async |checkpoint: &str, more: &[(&str, &str)]| {
+        let options = [&[("topic", target.as_str()), ("exactlyOnce", "true")], more].concat();
+        let script = table("t", "", &real.servers, &[("subscribe", &topic), ("startingOffsets", "earliest")])
+            + &table("o", "", &real.servers, &options)
+            + &format!(
+                "CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o SELECT value FROM STREAM t;",
+                crate::disk::literal(&home.path().join(checkpoint))
+            );
+        crate::case::run_script(&script).await.end
+    };
+    let own = [("kafka.transactional.id", id.as_str())];
+    copy("a", &own).await.unwrap();
+    copy("b", &own).await.unwrap();
+    assert_eq!(super::cluster::received(&real.servers, &target).len(), 4, "each wrote both");
+    // The note is the other's by now. As long as no batch is in doubt that does not matter.
+    send(&real.servers, &topic, &texts(2, 3));
+    copy("a", &own).await.unwrap();
+    copy("b", &own).await.unwrap();
+    assert_eq!(super::cluster::received(&real.servers, &target).len(), 6);
+    std::fs::remove_file(home.path().join("a/commits/1")).unwrap();
+    let error = copy("a", &own).await.unwrap_err();
+    assert!(error.to_string().contains("does not know") && error.to_string().contains(&id), "{error}");
+    copy("c", &[]).await.unwrap();
+    copy("c", &[]).await.unwrap();
+    assert_eq!(super::cluster::received(&real.servers, &target).len(), 9);
 }

@@ -55,8 +55,11 @@ async fn csv_and_raw_values_are_rows() {
         read(&[b"1;x\n", b"2;y;z"], "(a INT, b STRING, _key STRING)", &[("format", "csv"), ("sep", ";")]).await;
     assert_eq!(rows(&outcome)[0], json!({"a": 1, "b": "x", "_key": null}));
     assert_eq!((rows(&outcome).len(), malformed(&outcome)), (2, 1));
-    let outcome = read(&[b"plain"], "(line STRING, _partition INT)", &[("format", "raw")]).await;
-    assert_eq!(rows(&outcome), [json!({"line": "plain", "_partition": 0})]);
+    let header = read(&[b"1;x"], "(a INT, b STRING)", &[("format", "csv"), ("format.has_header", "true")]).await;
+    assert!(failure(&header).contains("has no option 'format.has_header'"), "a message is no file");
+    let columns = "(line STRING, _partition INT, _corrupt_record STRING)";
+    let outcome = read(&[b"plain"], columns, &[("format", "raw")]).await;
+    assert_eq!(rows(&outcome), [json!({"line": "plain", "_partition": 0, "_corrupt_record": null})]);
     let error = failure(&read(&[b"plain"], "(line STRING, more INT)", &[("format", "raw")]).await);
     assert!(error.contains("one column"), "{error}");
     let error = failure(&read(&[b"{}"], "(a INT, _offset STRING)", &[("format", "json")]).await);

@@ -93,7 +93,12 @@ async fn a_topic_is_written_and_read_under_one_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_are_committed() {
     let mocks = mocks(&["a", "b", "c"]);
-    write(&mocks, ", 'topic' 'out', 'exactlyOnce' 'true'", "SELECT value FROM STREAM t", "").await.end.unwrap();
+    let (exactly_once, query) = (", 'topic' 'out', 'exactlyOnce' 'true'", "SELECT value FROM STREAM t");
+    let error = write(&mocks, exactly_once, query, "").await.end.unwrap_err();
+    assert!(error.to_string().contains("needs a checkpoint that outlives the process"), "{error}");
+    let home = tempfile::tempdir().unwrap();
+    let checkpoint = format!("CHECKPOINT '{}'", home.path().join("ck").display());
+    write(&mocks, exactly_once, query, &checkpoint).await.end.unwrap();
     let mut texts: Vec<String> = received(&mocks.servers, "out").values().map(Sent::text).collect();
     texts.sort_unstable();
     assert_eq!(texts, ["a", "b", "c"]);
