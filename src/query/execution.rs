@@ -235,6 +235,7 @@ impl Execution {
 
     /// Lets go of partitions that have been silent for their source's timeout, where they have watermarks of their own.
     fn rest_silent_partitions(&mut self, splits: &[Option<Vec<Split>>], now_ms: i64) -> Result<()> {
+        self.partitions.it_is(now_ms);
         for (node, watermark) in self.plan.watermarks.iter().enumerate().filter(|(_, w)| w.per_partition) {
             let (mut all, mut busy) = (Vec::new(), BTreeSet::new());
             for id in &watermark.sources {

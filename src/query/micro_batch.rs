@@ -58,7 +58,7 @@ impl Execution {
         let context = Arc::new(self.context(&entry, splits.clone()));
         let ran = durations.time(Durations::ADD_BATCH, self.run_plan(&context, &splits)).await.map_err(step)?;
         // 6: the watermark that the next batch runs with.
-        self.move_watermark(&entry, &ran.report)?;
+        self.move_watermark(&entry, &splits, &ran.report)?;
         // 7: the decision.
         self.checkpoint.run().check().await?;
         let commit = self.commit_entry(&entry, &ran);
@@ -135,7 +135,7 @@ impl Execution {
         Ok(Ran { prepared, late_rows, report })
     }
 
-    fn move_watermark(&mut self, entry: &OffsetEntry, report: &BatchReport) -> Result<()> {
+    fn move_watermark(&mut self, entry: &OffsetEntry, splits: &[Vec<Split>], report: &BatchReport) -> Result<()> {
         for (source, _) in report.source_rows.iter().enumerate().filter(|(_, rows)| **rows > 0) {
             self.activity.saw_rows(source, entry.batch_timestamp_ms);
         }
@@ -146,15 +146,16 @@ impl Execution {
         }
         let mut seen: Vec<Option<i64>> = report.event_times.iter().map(|t| (t.count > 0).then_some(t.max_ms)).collect();
         for (node, watermark) in self.plan.watermarks.iter().enumerate().filter(|(_, w)| w.per_partition) {
-            self.partitions.saw(node, &report.partition_times[node], entry.batch_timestamp_ms);
-            let mut all = Vec::new();
+            let (mut all, mut busy) = (Vec::new(), BTreeSet::new());
             for source in &watermark.sources {
+                busy.extend(splits[*source].iter().filter_map(|split| self.sources[*source].partition(split)));
                 if let Some(end) = &entry.sources[*source].end {
                     all.extend(self.sources[*source].partitions(end)?);
                 }
             }
             let (now_ms, ends) = (entry.batch_timestamp_ms, self.trigger.is_bounded());
-            seen[node] = self.partitions.reached(node, &all, &BTreeSet::new(), now_ms, ends).map(|(ms, _)| ms);
+            self.partitions.saw(node, &report.partition_times[node], &busy, now_ms);
+            seen[node] = self.partitions.reached(node, &all, &busy, now_ms, ends).map(|(ms, _)| ms);
         }
         let delays: Vec<i64> = self.plan.watermarks.iter().map(|w| w.delay_us / 1000).collect();
         self.tracker.update(&seen, &delays)

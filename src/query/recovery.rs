@@ -110,6 +110,7 @@ impl Execution {
                 for source in &sources {
                     source.stop().await;
                 }
+                sink.stop().await;
                 return Err(error);
             }
         };

@@ -21,6 +21,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kafka::{ClientEvents, ClientSettings, Stopwatch, code_of, failure, patiently, refused};
 use crate::sink::SinkContext;
 
+/// How long a transaction may be open: what brokers allow where they are not told otherwise.
+const TRANSACTION_MS: u64 = 900_000;
+
+/// What no limit amounts to.
+const FOR_EVER: Duration = Duration::from_secs(24 * 3_600);
+
 /// Pause between looks at whether everything is acknowledged.
 const FLUSH_PAUSE: Duration = Duration::from_millis(1);
 
@@ -63,8 +69,8 @@ pub(super) struct Producer {
     client: ClientSettings,
     producer: ThreadedProducer<Deliveries>,
     patience: Duration,
-    /// Whether a batch may have been written that is to run again.
-    in_doubt: bool,
+    /// The batch that an earlier run began and did not decide: it may have been written, and runs again.
+    in_doubt: Option<i64>,
     transactions: Option<Transactions>,
 }
 
@@ -84,6 +90,9 @@ struct Transactions {
     group: BaseConsumer<ClientEvents>,
     /// The first batch that is not in Kafka; -1 where that was never noted.
     written: AtomicI64,
+    /// When the last transaction began, and how long one may take.
+    begun: Mutex<Stopwatch>,
+    timeout: Duration,
 }
 
 impl Producer {
@@ -102,7 +111,7 @@ impl Producer {
         let patience = ["message.timeout.ms", "delivery.timeout.ms"]
             .iter()
             .find_map(|name| client.get(name)?.parse().ok())
-            .map_or(PATIENCE, Duration::from_millis);
+            .map_or(PATIENCE, |ms| if ms == 0 { FOR_EVER } else { Duration::from_millis(ms) });
         let timeout = patience.as_millis().to_string();
         let defaults = [
             ("client.id", "millstream"),
@@ -114,19 +123,30 @@ impl Producer {
             ("message.timeout.ms", timeout.as_str()),
         ];
         // A transaction is open while a batch runs: as long as brokers allow.
-        let transactional = [("transactional.id", id.as_str()), ("transaction.timeout.ms", "900000")];
+        let longest = TRANSACTION_MS.to_string();
+        let transactional = [("transactional.id", id.as_str()), ("transaction.timeout.ms", longest.as_str())];
         let fixed = if settings.exactly_once { &transactional[..1] } else { &[] };
         let more = if settings.exactly_once { &transactional[1..] } else { &[] };
         let config = client.with(&[&defaults[..], more].concat(), fixed);
         let producer = config
             .create_with_context::<_, ThreadedProducer<Deliveries>>(Deliveries::default())
             .map_err(|e| refused(&e))?;
-        let opened = Self { client, producer, patience, in_doubt: context.in_doubt, transactions: None };
+        let opened = Self {
+            client,
+            producer,
+            patience,
+            in_doubt: context.in_doubt.then_some(context.next_batch_id),
+            transactions: None,
+        };
         if let Some(topic) = &settings.topic {
             opened.look_up(topic)?;
         }
         match &settings.mark_topic {
-            Some(topic) if settings.exactly_once => opened.with_transactions(id, topic, &context.query_id),
+            Some(topic) if settings.exactly_once => {
+                let opened = opened.with_transactions(id, topic, &context.query_id)?;
+                opened.check_age(context.next_batch_id)?;
+                Ok(opened)
+            }
             _ => Ok(opened),
         }
     }
@@ -184,7 +204,10 @@ impl Producer {
         };
         let written = AtomicI64::new(written);
         let (mark_topic, owner) = (mark_topic.to_string(), owner.to_string());
-        let transactions = Transactions { id, mark_topic, owner, group, written };
+        let timeout =
+            self.client.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(TRANSACTION_MS);
+        let (begun, timeout) = (Mutex::new(Stopwatch::start()), Duration::from_millis(timeout));
+        let transactions = Transactions { id, mark_topic, owner, group, written, begun, timeout };
         Ok(Self { transactions: Some(transactions), ..self })
     }
 
@@ -195,7 +218,23 @@ impl Producer {
 
     /// Returns whether a batch may have been written that is to run again.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.in_doubt
+        self.in_doubt.is_some()
+    }
+
+    /// Checks that the checkpoint is not older than what is in Kafka.
+    fn check_age(&self, next_batch_id: i64) -> Result<()> {
+        let most = next_batch_id + i64::from(self.is_in_doubt());
+        match self.written() {
+            Some(written) if written > most => Err(Error::incompatible(format!(
+                "kafka sink: batches up to {} of this query are in Kafka, as the consumer group '{}' says, and the checkpoint \
+                 knows of those up to {}: it was rewound, or is a copy. Its rows would come a second time: to let them, give \
+                 the sink another kafka.transactional.id",
+                written - 1,
+                self.id(),
+                next_batch_id - 1
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the first batch that is not in Kafka, where transactions have noted that.
@@ -206,7 +245,7 @@ impl Producer {
 
     /// Returns whether a batch is in Kafka for certain.
     pub(super) fn is_written(&self, batch_id: i64) -> bool {
-        self.written().is_some_and(|written| batch_id < written)
+        self.in_doubt == Some(batch_id) && self.written().is_some_and(|written| batch_id < written)
     }
 
     /// Begins a batch.
@@ -215,7 +254,8 @@ impl Producer {
     /// `Fenced` where another producer has taken over.
     pub(super) fn begin(&self) -> Result<()> {
         *locked(&self.producer.context().failed) = None;
-        if self.transactions.is_some() {
+        if let Some(transactions) = &self.transactions {
+            *locked(&transactions.begun) = Stopwatch::start();
             self.producer.begin_transaction().map_err(|e| self.failed("beginning a transaction", &e))?;
         }
         Ok(())
@@ -356,6 +396,15 @@ impl Producer {
 
     fn failed(&self, what: &str, error: &KafkaError) -> Error {
         let events = &self.producer.context().events;
+        if let Some(open) = self.transactions.as_ref().filter(|open| locked(&open.begun).elapsed() > open.timeout) {
+            return Error::unavailable(format!(
+                "Kafka: {what}: the transaction was open for longer than the {:?} that it may be, and was given up ({error}); \
+                 read less in a batch (maxOffsetsPerTrigger and its like), or raise kafka.transaction.timeout.ms and the \
+                 brokers' transaction.max.timeout.ms",
+                open.timeout
+            ))
+            .with_source(error.clone());
+        }
         // What makes a producer unusable is told in the words of what follows from it.
         let fatal = self.producer.client().fatal_error();
         match fatal {

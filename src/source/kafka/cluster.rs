@@ -13,7 +13,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::offsets::{Offsets, TopicPartition};
 use super::settings::{Settings, Subscription};
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, code_of, failure, is_transient, patiently, refused};
+use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, patiently, refused};
+
+/// How long a topic that nobody knows is asked for again.
+const UNKNOWN: Duration = Duration::from_millis(2_500);
 
 /// What went wrong, and whether trying again may help.
 #[derive(Debug)]
@@ -55,8 +58,8 @@ pub(super) fn consumer(settings: &Settings) -> Result<BaseConsumer<ClientEvents>
         // Rows of transactions that were given up are none.
         ("isolation.level", "read_committed"),
         ("client.id", "millstream"),
-        // What is fetched ahead a partition: 16 MiB.
-        ("queued.max.messages.kbytes", "16384"),
+        // What is fetched ahead a partition: 8 MiB.
+        ("queued.max.messages.kbytes", "8192"),
         // Where that is reached, fetching goes on as soon as there is room, and not a second later.
         ("fetch.queue.backoff.ms", "5"),
         ("fetch.error.backoff.ms", "50"),
@@ -73,6 +76,8 @@ pub(super) fn consumer(settings: &Settings) -> Result<BaseConsumer<ClientEvents>
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("auto.offset.reset", "error"),
+        // From leaders alone: a follower may not have what a batch was planned with.
+        ("client.rack", ""),
         ("enable.partition.eof", "true"),
     ];
     settings.client.with(&defaults, &fixed).create_with_context(ClientEvents::default()).map_err(|e| refused(&e))
@@ -144,13 +149,19 @@ impl Cluster {
 
     fn of_topic(&self, topic: &str, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
         let what = format!("looking up topic '{topic}'");
+        let begun = Stopwatch::start();
         let partitions = self.insist(&what, within, |left| {
             let metadata = self.consumer.fetch_metadata(Some(topic), left)?;
             let Some(found) = metadata.topics().first() else {
                 return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
             };
-            if let Some(error) = found.error() {
-                return Err(KafkaError::MetadataFetch(error.into()));
+            match found.error().map(RDKafkaErrorCode::from) {
+                // A broker that has just begun may not know of it yet.
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition) if begun.elapsed() < UNKNOWN => {
+                    return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
+                }
+                Some(code) => return Err(KafkaError::MetadataFetch(code)),
+                None => {}
             }
             Ok(found.partitions().iter().map(|p| p.id()).collect::<Vec<i32>>())
         });

@@ -6,7 +6,7 @@
 //!
 //! Options as in Spark's guide to its Kafka source; values are decoded as the option `format` says ([`value`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ mod value;
 const INITIAL: &str = "initial";
 
 /// How long a running query waits for an answer before it looks whether it was stopped.
-const GLANCE: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_secs(4);
+const LONGEST_GLANCE: Duration = Duration::from_secs(16);
 
 /// How often an outage is mentioned.
 const MENTION: Duration = Duration::from_secs(10);
@@ -126,6 +127,8 @@ struct State {
     fixed: Option<Offsets>,
     /// Where reading ends for good, where the options say so.
     ends: Option<Offsets>,
+    /// Partitions that are known and not there, which was told.
+    missing: BTreeSet<TopicPartition>,
     /// The ends as they were last seen.
     latest: Option<Offsets>,
     /// Since when brokers have not answered, and when that was last mentioned.
@@ -166,7 +169,9 @@ impl KafkaSource {
         if let Some(fixed) = &locked(&self.state).fixed {
             return Ok(Some(fixed.clone()));
         }
-        let within = if must_answer { self.settings.patience } else { GLANCE };
+        // Brokers that are slow to answer are given more time, once they have been waited for.
+        let silent = locked(&self.state).silent.map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        let within = if must_answer { self.settings.patience } else { silent.clamp(GLANCE, LONGEST_GLANCE) };
         let answer = self
             .ask(move |cluster| {
                 let partitions = cluster.partitions(within)?;
@@ -227,7 +232,9 @@ impl KafkaSource {
                      checkpoint, or go on without it by the option failOnDataLoss = 'false'"
                 )));
             }
-            report_loss(&self.settings, of, "it does not exist any more")?;
+            if locked(&self.state).missing.insert(of.clone()) {
+                report_loss(&self.settings, of, "it does not exist any more")?;
+            }
         }
         if !unread.is_empty() {
             let patience = self.settings.patience;
@@ -326,6 +333,10 @@ impl Source for KafkaSource {
         if let (ReadLimit::Options, Some(most)) = (limit, self.settings.max_offsets) {
             found = limited(&found, most);
             end.topics.extend(found.iter().map(|range| (range.of(), range.end)));
+        }
+        // What is missing may come back, and then goes on where it was.
+        for (of, at) in start.iter().flatten() {
+            end.topics.entry(of.clone()).or_insert(*at);
         }
         locked(&self.state).planned_ms = Some(self.clock.now_ms());
         Ok(Some(Planned { end: end.to_json(), splits: self.splits(found)? }))

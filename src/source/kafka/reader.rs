@@ -28,6 +28,12 @@ const POLL_MAX: Duration = Duration::from_millis(100);
 /// How long messages may take that are there already, after the end of an earlier range was told.
 const SOON: Duration = Duration::from_millis(3);
 
+/// How long a leader may take to learn how far a partition goes.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// How long a seek may fail before the partition is assigned anew.
+const SEEK: Duration = Duration::from_secs(1);
+
 /// How often a silence is mentioned.
 const MENTION: Duration = Duration::from_secs(10);
 
@@ -80,7 +86,10 @@ impl Readers {
         match result {
             Ok(true) => partitions.insert(of, Some(reader)),
             // Nobody knows where it stands, or it has stopped to fetch.
-            Ok(false) | Err(_) => partitions.remove(&of),
+            Ok(false) | Err(_) => {
+                client.unassign(&of);
+                partitions.remove(&of)
+            }
         };
         result.map(drop)
     }
@@ -117,7 +126,7 @@ impl Readers {
     ) -> Result<(Arc<Client>, PartitionReader)> {
         let reader = match reader {
             Some(reader) if reader.position == Some(start) => Ok(reader),
-            Some(reader) => client.seek(of, start, &self.settings).map(|()| PartitionReader { ahead: None, ..reader }),
+            Some(mut reader) => client.restart(&mut reader, of, start, &self.settings).map(|()| reader),
             None => client.assign(of, start, &self.settings),
         };
         match reader {
@@ -154,19 +163,45 @@ impl Client {
         let events = self.consumer.client().context();
         patiently(settings.patience, events, |left| self.consumer.fetch_metadata(Some(&of.topic), left))
             .map_err(failed)?;
+        // Its messages have a queue of their own before they come, and still have it once it is assigned.
+        let before = self.consumer.split_partition_queue(&of.topic, of.partition);
         // One that failed before may be assigned still.
-        let _ = self.consumer.incremental_unassign(&list);
+        self.unassign(of);
         self.consumer.incremental_assign(&list).map_err(failed)?;
         let Some(queue) = self.consumer.split_partition_queue(&of.topic, of.partition) else {
             return Err(failed(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)));
         };
-        // What was fetched before the queue was split off may be elsewhere: seeking lets all of it come again.
-        self.seek(of, start, settings)?;
+        drop(before);
+        // Should any have gone elsewhere, seeking lets all of them come again.
+        self.seek(of, start, settings.patience, settings)?;
         Ok(PartitionReader { queue, position: Some(start), ahead: None })
     }
 
-    /// Begins anew at `start`; what was fetched is dropped.
-    fn seek(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<()> {
+    /// Fetches no more of a partition.
+    fn unassign(&self, of: &TopicPartition) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&of.topic, of.partition);
+        // It may not be assigned at all.
+        let _ = self.consumer.incremental_unassign(&list);
+    }
+
+    /// Lets `reader` begin anew at `start`; what was fetched is dropped.
+    fn restart(
+        &self,
+        reader: &mut PartitionReader,
+        of: &TopicPartition,
+        start: i64,
+        settings: &Settings,
+    ) -> Result<()> {
+        reader.ahead = None;
+        if self.seek(of, start, SEEK, settings).is_err() {
+            // A client that has stopped to fetch does not seek.
+            *reader = self.assign(of, start, settings)?;
+        }
+        Ok(())
+    }
+
+    fn seek(&self, of: &TopicPartition, start: i64, within: Duration, settings: &Settings) -> Result<()> {
         let begun = Stopwatch::start();
         loop {
             self.consumer.client().context().listen(&self.consumer);
@@ -174,7 +209,7 @@ impl Client {
             match sought {
                 Ok(()) => return Ok(()),
                 // The partition is assigned by another thread: it may not have begun.
-                Err(_) if begun.elapsed() < settings.patience => std::thread::sleep(Duration::from_millis(2)),
+                Err(_) if begun.elapsed() < within => std::thread::sleep(Duration::from_millis(2)),
                 Err(error) => {
                     let what = format!("reading {of} from offset {start}");
                     return Err(failure(&what, &error, &settings.client, self.consumer.client().context()));
@@ -249,7 +284,6 @@ impl Reading<'_> {
                     continue;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) if left == Left::Asked => {
-                    self.confirm_end(next)?;
                     next = end;
                     continue;
                 }
@@ -269,8 +303,9 @@ impl Reading<'_> {
                         continue;
                     }
                     wait = (wait * 2).min(POLL_MAX);
-                    if left == Left::ToldEnd {
-                        self.client.seek(&self.range.of(), next, self.settings)?;
+                    // The brokers must know of the whole range first: one that has just begun to lead may not.
+                    if left == Left::ToldEnd && self.is_all_there(next, heard)? {
+                        self.client.restart(reader, &self.range.of(), next, self.settings)?;
                         left = Left::Asked;
                     }
                 }
@@ -296,22 +331,20 @@ impl Reading<'_> {
         failure(&what, error, &self.settings.client, self.client.consumer.client().context())
     }
 
-    /// Between `next` and the end of the range there is no message: is there no offset either?
-    fn confirm_end(&self, next: i64) -> Result<()> {
+    /// Returns whether the leader has the range up to its end, so that what it does not give of it is not there.
+    fn is_all_there(&self, next: i64, heard: Stopwatch) -> Result<bool> {
         let (topic, partition) = (&self.range.topic, self.range.partition);
-        let begun = Stopwatch::start();
-        loop {
-            match self.client.consumer.fetch_watermarks(topic, partition, Duration::from_secs(5)) {
-                Ok((_, high)) if high >= self.range.end => return Ok(()),
-                Ok((_, high)) => {
-                    let range = format!("offsets {next} to {} are to be read and the last is {high}", self.range.end);
-                    return report_loss(self.settings, &self.range.of(), &range);
-                }
-                Err(error) if code_of(&error).is_some_and(is_transient) && begun.elapsed() < self.settings.patience => {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                Err(error) => return Err(self.failed(next, &error)),
+        match self.client.consumer.fetch_watermarks(topic, partition, Duration::from_secs(5)) {
+            Ok((_, high)) if high >= self.range.end => Ok(true),
+            Ok((_, high)) if heard.elapsed() >= CATCH_UP => {
+                let what =
+                    format!("offsets {next} to {} are to be read, and it ends before {high}", self.range.end - 1);
+                report_loss(self.settings, &self.range.of(), &what)?;
+                Ok(true)
             }
+            Ok(_) => Ok(false),
+            Err(error) if code_of(&error).is_some_and(is_transient) => Ok(false),
+            Err(error) => Err(self.failed(next, &error)),
         }
     }
 
@@ -322,6 +355,11 @@ impl Reading<'_> {
                 let (topic, partition) = (&self.range.topic, self.range.partition);
                 let watermarks = self.client.consumer.fetch_watermarks(topic, partition, self.settings.client.timeout);
                 let (low, high) = watermarks.map_err(|e| self.failed(next, &e))?;
+                if (low..high).contains(&next) {
+                    // It is there by now, or again.
+                    *reader = self.client.assign(&self.range.of(), next, self.settings)?;
+                    return Ok(Some(next));
+                }
                 let range = format!("offset {next} is to be read and there are {low} to {high}");
                 report_loss(self.settings, &self.range.of(), &range)?;
                 let on = if low > next { low.min(self.range.end) } else { self.range.end };

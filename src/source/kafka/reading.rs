@@ -10,12 +10,12 @@ use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use rdkafka::message::Message;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use super::offsets::Range;
 use super::reader::{Messages, Readers};
 use super::rows::Rows;
 use crate::error::{Error, Result};
-use crate::storage::blocking;
 
 /// How many batches a thread may be ahead.
 const AHEAD: usize = 2;
@@ -28,26 +28,30 @@ pub(super) fn stream(readers: Arc<Readers>, range: Range, rows: Rows, batch_size
     let schema = rows.schema();
     let begin = async move {
         let (sender, receiver) = channel(AHEAD);
-        let thread = tokio::spawn(blocking(move || {
+        let (ended, end) = oneshot::channel();
+        // Not one of the runtime's: it waits for whoever takes its batches, and they may wait for one of those.
+        let thread = std::thread::Builder::new().name(format!("kafka-{}-{}", range.topic, range.partition));
+        let read = move || {
             let mut taker = Taker { rows, bytes: 0, batch_size: batch_size.max(1), sender };
-            readers.read(&range, &mut taker)?;
-            taker.hand_over().map(drop)
-        }));
-        Ok::<_, DataFusionError>(futures::stream::try_unfold((receiver, Some(thread)), next))
+            let result = readers.read(&range, &mut taker).and_then(|()| taker.hand_over().map(drop));
+            // Where nobody listens any more, nobody wants to know.
+            let _ = ended.send(result);
+        };
+        thread.spawn(read).map_err(|e| Error::unavailable(format!("no thread to read Kafka with: {e}")))?;
+        Ok::<_, DataFusionError>(futures::stream::try_unfold((receiver, Some(end)), next))
     };
     let batches = futures::TryStreamExt::try_flatten(futures::stream::once(begin));
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
 
-type Thread = tokio::task::JoinHandle<Result<()>>;
-type State = (Receiver<RecordBatch>, Option<Thread>);
+type State = (Receiver<RecordBatch>, Option<oneshot::Receiver<Result<()>>>);
 
-async fn next((mut receiver, thread): State) -> Result<Option<(RecordBatch, State)>, DataFusionError> {
+async fn next((mut receiver, end): State) -> Result<Option<(RecordBatch, State)>, DataFusionError> {
     if let Some(batch) = receiver.recv().await {
-        return Ok(Some((batch, (receiver, thread))));
+        return Ok(Some((batch, (receiver, end))));
     }
-    if let Some(thread) = thread {
-        thread.await.map_err(|e| Error::internal(format!("a thread that reads Kafka did not end: {e}")))??;
+    if let Some(end) = end {
+        end.await.map_err(|_| Error::internal("a thread that reads Kafka panicked"))??;
     }
     Ok(None)
 }

@@ -4,6 +4,7 @@
 //! headers. With it they are the declared ones, read from the value; what else a message has is in columns that are called
 //! so with an underscore before, where they are declared.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -339,13 +340,19 @@ fn push_headers<M: Message>(list: &mut ListBuilder<StructBuilder>, message: &M) 
         list.append_null();
         return;
     };
-    for header in headers.iter() {
+    for index in 0..headers.count() {
+        // The client panics at a key that is not UTF-8; such a header is one without a name.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            let header = headers.get(index);
+            (header.key.to_string(), header.value.map(<[u8]>::to_vec))
+        }));
+        let (key, value) = read.map_or((None, None), |(key, value)| (Some(key), value));
         let pair = list.values();
-        if let Some(key) = pair.field_builder::<StringBuilder>(0) {
-            key.append_value(header.key);
+        if let Some(keys) = pair.field_builder::<StringBuilder>(0) {
+            keys.append_option(key);
         }
-        if let Some(value) = pair.field_builder::<BinaryBuilder>(1) {
-            value.append_option(header.value);
+        if let Some(values) = pair.field_builder::<BinaryBuilder>(1) {
+            values.append_option(value);
         }
         pair.append(true);
     }
