@@ -251,4 +251,15 @@ async fn a_transactional_id_says_nothing_of_another_checkpoint() {
     copy("c", &[]).await.unwrap();
     copy("c", &[]).await.unwrap();
     assert_eq!(super::cluster::received(&real.servers, &target).len(), 9);
+
+    // Nor does a checkpoint that was set back lose what it has not read: it says that rows would come again.
+    send(&real.servers, &topic, &texts(3, 4));
+    copy("c", &[]).await.unwrap();
+    let mut rewind = std::process::Command::new(env!("CARGO_BIN_EXE_millstream"));
+    let rewound = rewind.args(["checkpoint", "rewind"]).arg(home.path().join("c")).args(["--to", "0"]).output().unwrap();
+    assert!(rewound.status.success(), "{}", String::from_utf8_lossy(&rewound.stderr));
+    let error = copy("c", &[]).await.unwrap_err();
+    assert!(error.to_string().contains("it was rewound, or is a copy"), "{error}");
+    copy("c", &own).await.unwrap();
+    assert_eq!(super::cluster::received(&real.servers, &target).len(), 11);
 }
