@@ -41,6 +41,9 @@ pub const POINTS: &[&str] = &[
     "stop.mid_graceful",
 ];
 
+/// The points of a batch that leaves in a transaction of Kafka.
+pub const KAFKA_POINTS: &[&str] = &["kafka.before_commit_transaction", "kafka.after_commit_transaction"];
+
 /// Places where a test makes the disk fail, and promises that a test breaks to see that it would notice.
 pub const FAULTS: &[&str] = &["disk.write_fails", "disk.sync_fails", "broken.skip_sync", "broken.names_change"];
 
@@ -59,7 +62,7 @@ pub fn set_from_environment() {
         Arc::new(Mutex::new(file))
     });
     let deadly = std::env::var("MILLSTREAM_SIGNAL").ok().map(|text| Deadly::parse(&text));
-    for point in POINTS {
+    for point in POINTS.iter().chain(KAFKA_POINTS) {
         let signal = deadly.as_ref().filter(|deadly| deadly.point == *point).map(|deadly| (deadly.pass, deadly.signal));
         if passes.is_some() || signal.is_some() {
             let (passed, passes) = (AtomicU64::new(0), passes.clone());
@@ -102,7 +105,7 @@ impl Deadly {
             wrong()
         };
         let signal = ["KILL", "STOP", "TERM"].into_iter().find(|name| *name == signal).unwrap_or_else(|| wrong());
-        if !POINTS.contains(&point) {
+        if !POINTS.contains(&point) && !KAFKA_POINTS.contains(&point) {
             wrong();
         }
         Self { point: point.to_string(), pass: pass.parse().unwrap_or_else(|_| wrong()), signal }

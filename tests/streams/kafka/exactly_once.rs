@@ -62,11 +62,16 @@ impl Trial {
         Self { folder }
     }
 
-    fn start(&self) -> Child {
+    fn command(&self) -> Command {
         let log = File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
         command.arg("run").arg(self.folder.path().join("script.sql"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+    }
+
+    fn start(&self) -> Child {
+        self.command().spawn().unwrap()
     }
 
     fn log(&self) -> String {
@@ -155,6 +160,18 @@ fn source(servers: &str, topic: &str) -> String {
     table("t", "(id BIGINT, ts TIMESTAMP, k STRING)", servers, &options)
 }
 
+/// Copies a topic to another in transactions.
+fn copied(real: &Real, topic: &str, target: &str, folder: &std::path::Path) -> String {
+    source(&real.servers, topic)
+        + &format!(
+            "CREATE EXTERNAL TABLE o STORED AS KAFKA OPTIONS ('kafka.bootstrap.servers' '{}', 'topic' '{target}', \
+             'exactlyOnce' 'true', 'format' 'json');\n\
+             CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o SELECT id, k AS _key, k FROM STREAM t;",
+            real.servers,
+            literal(&folder.join("ck"))
+        )
+}
+
 /// Fills a topic of its own.
 async fn filled(real: &Real) -> String {
     let topic = real.topic("fire", PARTITIONS).await;
@@ -211,17 +228,7 @@ async fn messages_reach_another_topic_exactly_once() {
     let real = Real::find();
     let topic = filled(&real).await;
     let target = real.topic("fire-out", PARTITIONS).await;
-    let trial = Trial::new(|folder| {
-        source(&real.servers, &topic)
-            + &format!(
-                "CREATE EXTERNAL TABLE o STORED AS KAFKA OPTIONS ('kafka.bootstrap.servers' '{}', 'topic' '{target}', \
-                 'exactlyOnce' 'true', 'format' 'json');\n\
-                 CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o\n\
-                 SELECT id, k AS _key, k FROM STREAM t;",
-                real.servers,
-                literal(&folder.join("ck"))
-            )
-    });
+    let trial = Trial::new(|folder| copied(&real, &topic, &target, folder));
     let trial = tokio::task::spawn_blocking(move || {
         trial_by_fire(&trial);
         trial
@@ -238,5 +245,38 @@ async fn messages_reach_another_topic_exactly_once() {
         .collect();
     if let Some(why) = difference(&want, &bag(&values)) {
         panic!("{why}\n{}", trial.log());
+    }
+}
+
+/// The process dies just before and just after a transaction is committed, and before and after the batch is decided: what
+/// is in Kafka already is not written again, and what is not, is.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn a_process_that_dies_around_a_transaction_writes_each_row_once() {
+    let real = Real::find();
+    let topic = real.topic("around", PARTITIONS).await;
+    let sent: Vec<Sent> = messages().into_iter().take(300).collect();
+    send(&real.servers, &topic, &sent);
+    let row = |id: i64| json!({"id": id, "k": format!("k{}", id % 7)});
+    let want = bag(&(0..300).map(row).collect::<Vec<_>>());
+    let others = ["offset_log.written", "commit_log.temp_written", "commit_log.written"];
+    for point in millstream::failpoints::KAFKA_POINTS.iter().chain(&others) {
+        for pass in [1, 3] {
+            let target = real.topic("around-out", PARTITIONS).await;
+            let trial = Trial::new(|folder| copied(&real, &topic, &target, folder));
+            let signal = format!("{point}:{pass}:KILL");
+            let killed = trial.command().env("MILLSTREAM_SIGNAL", &signal).status().unwrap();
+            assert_eq!(killed.code(), None, "{signal}: it was to die: {}", trial.log());
+            let ended = trial.command().status().unwrap();
+            assert!(ended.success(), "{signal}: {}", trial.log());
+            let values: Vec<Value> = received(&real.servers, &target)
+                .values()
+                .map(|sent| serde_json::from_str(&sent.text()).unwrap())
+                .collect();
+            if let Some(why) = difference(&want, &bag(&values)) {
+                panic!("{signal}: {why}\n{}", trial.log());
+            }
+        }
     }
 }

@@ -256,10 +256,56 @@ async fn a_transactional_id_says_nothing_of_another_checkpoint() {
     send(&real.servers, &topic, &texts(3, 4));
     copy("c", &[]).await.unwrap();
     let mut rewind = std::process::Command::new(env!("CARGO_BIN_EXE_millstream"));
-    let rewound = rewind.args(["checkpoint", "rewind"]).arg(home.path().join("c")).args(["--to", "0"]).output().unwrap();
+    let rewound =
+        rewind.args(["checkpoint", "rewind"]).arg(home.path().join("c")).args(["--to", "0"]).output().unwrap();
     assert!(rewound.status.success(), "{}", String::from_utf8_lossy(&rewound.stderr));
     let error = copy("c", &[]).await.unwrap_err();
     assert!(error.to_string().contains("it was rewound, or is a copy"), "{error}");
     copy("c", &own).await.unwrap();
     assert_eq!(super::cluster::received(&real.servers, &target).len(), 11);
+}
+
+/// With TLS: the broker's certificate is checked, and names what is wrong with it.
+#[cfg(feature = "kafka-ssl")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn tls_is_spoken_with_brokers_that_the_ca_knows() {
+    let real = Real::find();
+    let topic = real.topic("tls", 1).await;
+    send(&real.servers, &topic, &texts(0, 2));
+    let (host, port) = real.servers.rsplit_once(':').unwrap();
+    let tls = format!("{host}:{}", port.parse::<u16>().unwrap() + 2);
+    let ca = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/services/kafka/ca.pem");
+    let ca = ca.to_str().unwrap();
+    let login = [
+        ("subscribe", topic.as_str()),
+        ("startingOffsets", "earliest"),
+        ("kafka.security.protocol", "SASL_SSL"),
+        ("kafka.sasl.mechanism", "PLAIN"),
+        ("kafka.sasl.username", "alice"),
+        ("kafka.sasl.password", "alice-secret"),
+        ("kafka.default.api.timeout.ms", "5000"),
+    ];
+    let known = [&login[..], &[("kafka.ssl.ca.location", ca)]].concat();
+    assert_eq!(column(&ask(&table("t", "", &tls, &known), VALUES, "").await, "v"), ["0", "1"]);
+    let error = failure(&ask(&table("t", "", &tls, &login), VALUES, "").await);
+    assert!(error.contains("certificate verify failed"), "{error}");
+    // SCRAM is there too; alice has no such login.
+    let scram = [&known[..], &[("kafka.sasl.mechanism", "SCRAM-SHA-512")]].concat();
+    let error = failure(&ask(&table("t", "", &tls, &scram), VALUES, "").await);
+    assert!(error.contains("refused the login"), "{error}");
+}
+
+/// Without it, options that need it say how to get it.
+#[cfg(not(feature = "kafka-ssl"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_without_tls_says_how_to_get_it() {
+    for option in [("kafka.security.protocol", "SASL_SSL"), ("kafka.ssl.ca.location", "/nowhere.pem")] {
+        let error = failure(&ask(&table("t", "", "localhost:1", &[("subscribe", "t"), option]), VALUES, "").await);
+        assert!(error.contains("kafka-ssl"), "{option:?}: {error}");
+    }
+    let scram =
+        [("subscribe", "t"), ("kafka.security.protocol", "SASL_PLAINTEXT"), ("kafka.sasl.mechanism", "SCRAM-SHA-256")];
+    let error = failure(&ask(&table("t", "", "localhost:1", &scram), VALUES, "").await);
+    assert!(error.contains("kafka-ssl"), "{error}");
 }
