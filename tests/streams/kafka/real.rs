@@ -291,7 +291,10 @@ async fn tls_is_spoken_with_brokers_that_the_ca_knows() {
     let error = failure(&ask(&table("t", "", &tls, &login), VALUES, "").await);
     assert!(error.contains("certificate verify failed"), "{error}");
     // SCRAM is there too; alice has no such login.
-    let scram = [&known[..], &[("kafka.sasl.mechanism", "SCRAM-SHA-512")]].concat();
+    let scram: Vec<(&str, &str)> = known
+        .iter()
+        .map(|(name, value)| (*name, if *name == "kafka.sasl.mechanism" { "SCRAM-SHA-512" } else { *value }))
+        .collect();
     let error = failure(&ask(&table("t", "", &tls, &scram), VALUES, "").await);
     assert!(error.contains("refused the login"), "{error}");
 }
