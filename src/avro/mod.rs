@@ -1,7 +1,7 @@
 //! Avro: values as other systems write them, to columns and back.
 //!
 //! Reading and writing bytes is arrow-avro's work. Here is what it leaves open: bad values among good ones
-//! ([`datums`]), columns of another type than the schema's ([`conform`], [`union`], [`column_type`]), schemas in all
+//! ([`datums`]), columns of another type than the schema's (`conform`, `union`, `column_type`), schemas in all
 //! the spellings that are in use ([`schema`]), and a registry that knows the schema of an id ([`registry`]). Sources
 //! decode values with [`AvroDecoder`]; the SQL functions `from_avro` and `to_avro` with it and [`ValueEncoder`]. Guards
 //! that each value has its row, in order, and that a bad value costs its own row alone.
