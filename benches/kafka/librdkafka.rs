@@ -19,7 +19,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 const SETTINGS: [(&str, &str); 14] = [
     ("isolation.level", "read_committed"),
     ("client.id", "millstream"),
-    ("queued.max.messages.kbytes", "16384"),
+    ("queued.max.messages.kbytes", "8192"),
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.error.backoff.ms", "50"),
     ("fetch.wait.max.ms", "100"),

@@ -13,6 +13,29 @@ use crate::options::{Options, bad_value, is_secret, nearest};
 
 const PREFIX: &str = "kafka.";
 
+/// The options of a table beside `kafka.*` and those of its values: of its source, and of its sink.
+pub(crate) const TABLE_OPTIONS: &[&str] = &[
+    "subscribe",
+    "subscribePattern",
+    "assign",
+    "startingOffsets",
+    "startingTimestamp",
+    "startingOffsetsByTimestamp",
+    "startingOffsetsByTimestampStrategy",
+    "endingOffsets",
+    "maxOffsetsPerTrigger",
+    "minOffsetsPerTrigger",
+    "maxTriggerDelay",
+    "minPartitions",
+    "failOnDataLoss",
+    "includeHeaders",
+    "groupIdPrefix",
+    "kafkaConsumer.pollTimeoutMs",
+    "topic",
+    "exactlyOnce",
+    "markTopic",
+];
+
 /// How long requests may take before a start fails; the Java client's name for it.
 const TIMEOUT: &str = "default.api.timeout.ms";
 

@@ -7,5 +7,5 @@ mod config;
 mod stopwatch;
 
 pub(crate) use client::{ClientEvents, code_of, failure, is_transient, patiently};
-pub(crate) use config::{ClientSettings, refused};
+pub(crate) use config::{ClientSettings, TABLE_OPTIONS, refused};
 pub(crate) use stopwatch::Stopwatch;

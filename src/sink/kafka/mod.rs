@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::messages::Shape;
 use self::producer::Producer;
 use crate::error::{Error, Result};
-use crate::kafka::ClientSettings;
+use crate::kafka::{ClientSettings, TABLE_OPTIONS};
 use crate::options::{Options, bad_value};
 use crate::sink::{OutputMode, Prepared, Sink, SinkBatch, SinkContext, SinkProvider, SinkSpec};
 use crate::storage::blocking;
@@ -30,28 +30,9 @@ mod producer;
 
 const WHAT: &str = "kafka sink";
 
-/// Options of the sink, and those that a table has for its source.
-const OPTIONS: &[&str] = &[
-    "topic",
+/// What a table that is read as well says of its source beside [`TABLE_OPTIONS`].
+const SOURCE_OPTIONS: &[&str] = &[
     "format",
-    "exactlyOnce",
-    "markTopic",
-    "subscribe",
-    "subscribePattern",
-    "assign",
-    "startingOffsets",
-    "startingTimestamp",
-    "startingOffsetsByTimestamp",
-    "startingOffsetsByTimestampStrategy",
-    "endingOffsets",
-    "maxOffsetsPerTrigger",
-    "minOffsetsPerTrigger",
-    "maxTriggerDelay",
-    "minPartitions",
-    "failOnDataLoss",
-    "includeHeaders",
-    "groupIdPrefix",
-    "kafkaConsumer.pollTimeoutMs",
     "watermarkPer",
     "idleTimeout",
     "avroSchema",
@@ -94,7 +75,7 @@ impl Settings {
     fn of(options: &Options) -> Result<Self> {
         let mut options = options.clone();
         let client = ClientSettings::take(&mut options, WHAT)?;
-        options.check_known(WHAT, OPTIONS)?;
+        options.check_known(WHAT, &[TABLE_OPTIONS, SOURCE_OPTIONS].concat())?;
         let topic = options.get("topic").map(|topic| topic.trim().to_string()).filter(|topic| !topic.is_empty());
         let as_json = match options.get("format").map(|format| format.trim().to_lowercase()).as_deref() {
             None | Some("raw") => false,

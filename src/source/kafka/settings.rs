@@ -7,36 +7,13 @@ use regex::Regex;
 
 use super::offsets::{Nested, Offsets, TopicPartition, flat};
 use crate::error::{Error, Result};
-use crate::kafka::ClientSettings;
+use crate::kafka::{ClientSettings, TABLE_OPTIONS};
 use crate::options::{Options, bad_value};
 use crate::source::check_options;
 use crate::source::file::duration_ms;
 
 /// What the source calls itself.
 const WHAT: &str = "kafka source";
-
-/// The options of the source and of its values, and those that a table has for its sink.
-const OPTIONS: &[&str] = &[
-    "subscribe",
-    "subscribePattern",
-    "assign",
-    "startingOffsets",
-    "startingTimestamp",
-    "startingOffsetsByTimestamp",
-    "startingOffsetsByTimestampStrategy",
-    "endingOffsets",
-    "maxOffsetsPerTrigger",
-    "minOffsetsPerTrigger",
-    "maxTriggerDelay",
-    "minPartitions",
-    "failOnDataLoss",
-    "includeHeaders",
-    "groupIdPrefix",
-    "kafkaConsumer.pollTimeoutMs",
-    "topic",
-    "exactlyOnce",
-    "markTopic",
-];
 
 /// Which topics and partitions are read.
 #[derive(Debug, Clone)]
@@ -216,7 +193,7 @@ impl Settings {
     pub(super) fn of(options: &Options, value_options: &[&str]) -> Result<Self> {
         let mut options = options.clone();
         let client = ClientSettings::take(&mut options, WHAT)?;
-        check_options(&options, WHAT, &[OPTIONS, value_options].concat())?;
+        check_options(&options, WHAT, &[TABLE_OPTIONS, value_options].concat())?;
         let (max_offsets, min_offsets) =
             (options.positive("maxOffsetsPerTrigger")?, options.positive("minOffsetsPerTrigger")?);
         if let (Some(most), Some(least)) = (max_offsets, min_offsets)
