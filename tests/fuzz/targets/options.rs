@@ -11,7 +11,7 @@ use millstream::options::{Options, nearest};
 use millstream::query::trigger::{Trigger, next_tick_ms};
 use millstream::session::Session;
 use millstream::source::{
-    ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, file, rate, rate_micro_batch, take_idle_timeout,
+    ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, WatermarkOptions, file, rate, rate_micro_batch,
 };
 use millstream_fuzz::{block_on, not_internal, store_of};
 
@@ -107,7 +107,8 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let mut options: Options = [("x", text)].into_iter().collect();
     let _ = (options.positive("x"), options.flag("x", true), options.parsed::<f64>("x", "a number"));
     options.set("idleTimeout", text);
-    let _ = take_idle_timeout(&mut options);
+    options.set("watermarkPer", text);
+    let _ = WatermarkOptions::take(&mut options);
 
     let (format, names) = NAMES[usize::from(*which) % NAMES.len()];
     let name = names[usize::from(*which) / NAMES.len() % names.len()];
