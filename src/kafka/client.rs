@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -151,6 +151,32 @@ pub(crate) fn patiently<T>(
     }
 }
 
+/// Asks for a topic's partitions. `waited` is how long it was asked for before: a broker that has just begun may not know of
+/// it yet, and one that makes topics may be about to make it, so that until `patience` is over it is as if it had no leader.
+///
+/// # Errors
+/// The client's.
+pub(crate) fn partitions_of<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    waited: Duration,
+    patience: Duration,
+    within: Duration,
+) -> Result<Vec<i32>, KafkaError> {
+    let metadata = client.fetch_metadata(Some(topic), within)?;
+    let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
+    let Some(found) = metadata.topics().first() else {
+        return Err(KafkaError::MetadataFetch(unknown));
+    };
+    match found.error().map(RDKafkaErrorCode::from) {
+        None => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
+        Some(code) if code == unknown && waited < patience => {
+            Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))
+        }
+        Some(code) => Err(KafkaError::MetadataFetch(code)),
+    }
+}
+
 /// Says what `error` means, while `what` ("reading the offsets of topic 'x'") was tried.
 pub(crate) fn failure(what: &str, error: &KafkaError, settings: &ClientSettings, events: &ClientEvents) -> Error {
     use RDKafkaErrorCode as Code;
@@ -158,13 +184,16 @@ pub(crate) fn failure(what: &str, error: &KafkaError, settings: &ClientSettings,
     let servers = &settings.servers;
     let code = code_of(error);
     let (kind, message) = match code {
-        Some(Code::TopicAuthorizationFailed) => {
-            (ErrorKind::Unavailable, "the user has no right to the topic; grant READ and DESCRIBE to read it, WRITE and DESCRIBE to write it, READ, too, \
-             to write it exactly once".into())
-        }
+        Some(Code::TopicAuthorizationFailed) => (
+            ErrorKind::Unavailable,
+            "the user has no right to the topic; grant READ and DESCRIBE to read it, WRITE and DESCRIBE to write it, \
+             READ, too, to write it exactly once"
+                .into(),
+        ),
         Some(Code::GroupAuthorizationFailed) => (
             ErrorKind::Unavailable,
-            "the user has no right to the consumer group; grant it, or name one with 'kafka.group.id' or 'groupIdPrefix'"
+            "the user has no right to the consumer group; grant it, or name one with 'kafka.group.id' or \
+             'groupIdPrefix'"
                 .into(),
         ),
         Some(Code::TransactionalIdAuthorizationFailed) => (
@@ -186,15 +215,15 @@ pub(crate) fn failure(what: &str, error: &KafkaError, settings: &ClientSettings,
         }
         Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => (
             ErrorKind::Fenced,
-            "another producer has taken over the transactional id: another run of this query, or another query that was \
-             given the same 'kafka.transactional.id'. Let only one run"
+            "another producer has taken over the transactional id: another run of this query, or another query that \
+             was given the same 'kafka.transactional.id'. Let only one run"
                 .into(),
         ),
         Some(code) if is_transient(code) => (
             ErrorKind::Unavailable,
             format!(
-                "no answer from {servers}{trouble}; check that the brokers run, and the options kafka.bootstrap.servers and \
-                 kafka.security.protocol"
+                "no answer from {servers}{trouble}; check that the brokers run, and the options kafka.bootstrap.servers \
+                 and kafka.security.protocol"
             ),
         ),
         _ => (ErrorKind::Unavailable, format!("{error}{trouble}")),

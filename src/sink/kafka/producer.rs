@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::messages::Messages;
 use super::{PATIENCE, Settings, WHAT, locked};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kafka::{ClientEvents, ClientSettings, Stopwatch, code_of, failure, patiently, refused};
+use crate::kafka::{ClientEvents, ClientSettings, Stopwatch, code_of, failure, partitions_of, patiently, refused};
 use crate::sink::SinkContext;
 
 /// How long a transaction may be open: what brokers allow where they are not told otherwise.
@@ -156,16 +156,9 @@ impl Producer {
         let events = &self.producer.context().events;
         let begun = Stopwatch::start();
         let found = patiently(self.client.timeout, events, |left| {
-            let metadata = self.producer.client().fetch_metadata(Some(topic), left)?;
-            match metadata.topics().first().and_then(|found| found.error()).map(RDKafkaErrorCode::from) {
-                None => Ok(()),
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition) if begun.elapsed() < TOPIC_PATIENCE => {
-                    Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))
-                }
-                Some(code) => Err(KafkaError::MetadataFetch(code)),
-            }
+            partitions_of(self.producer.client(), topic, begun.elapsed(), TOPIC_PATIENCE, left)
         });
-        found.map_err(|e| self.failed(&format!("looking up topic '{topic}'"), &e))
+        found.map(drop).map_err(|e| self.failed(&format!("looking up topic '{topic}'"), &e))
     }
 
     fn with_transactions(self, id: String, mark_topic: &str, owner: &str) -> Result<Self> {

@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::offsets::{Offsets, TopicPartition};
 use super::settings::{Settings, Subscription};
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, patiently, refused};
+use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, partitions_of, patiently, refused};
 
 /// How long a topic that nobody knows is asked for again.
 const UNKNOWN: Duration = Duration::from_millis(2_500);
@@ -150,21 +150,8 @@ impl Cluster {
     fn of_topic(&self, topic: &str, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
         let what = format!("looking up topic '{topic}'");
         let begun = Stopwatch::start();
-        let partitions = self.insist(&what, within, |left| {
-            let metadata = self.consumer.fetch_metadata(Some(topic), left)?;
-            let Some(found) = metadata.topics().first() else {
-                return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
-            };
-            match found.error().map(RDKafkaErrorCode::from) {
-                // A broker that has just begun may not know of it yet.
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition) if begun.elapsed() < UNKNOWN => {
-                    return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
-                }
-                Some(code) => return Err(KafkaError::MetadataFetch(code)),
-                None => {}
-            }
-            Ok(found.partitions().iter().map(|p| p.id()).collect::<Vec<i32>>())
-        });
+        let partitions = self
+            .insist(&what, within, |left| partitions_of(self.consumer.client(), topic, begun.elapsed(), UNKNOWN, left));
         match partitions {
             Ok(ids) => Ok(ids.into_iter().map(|partition| TopicPartition { topic: topic.into(), partition }).collect()),
             // A topic that is gone has no partitions; whether that is an error depends on who asks.

@@ -7,7 +7,7 @@
 //! Options as in Spark's guide to its Kafka source; values are decoded as the option `format` says ([`value`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use self::reader::{Readers, report_loss};
 use self::rows::Columns;
 use self::settings::{Ending, Settings};
 use self::value::{ValueFormat, options_of};
-use super::memory::check_declared;
+use super::memory::{check_declared, locked};
 use super::{Offset, Planned, ReadContext, ReadLimit, Source, SourceContext, SourceProvider, SourceSpec, Split};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -403,8 +403,4 @@ impl Source for KafkaSource {
             tracing::warn!("{}: {error}", self.description());
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 //! are no messages, and compaction removes some). Marks move the client's position, so that it tells of most ends at once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -20,6 +20,7 @@ use super::offsets::{Range, TopicPartition};
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, patiently};
+use crate::source::memory::locked;
 
 /// How long a poll waits for a message at first, and at most.
 const POLL_MIN: Duration = Duration::from_millis(1);
@@ -394,11 +395,7 @@ pub(super) fn report_loss(settings: &Settings, of: &TopicPartition, what: &str) 
     }
     Err(Error::unavailable(format!(
         "kafka source: {of}: some data may have been lost, because it is not in Kafka any more: {what}. Either it was aged \
-         out, or the topic was deleted (and made anew) before all of it was read, or startingOffsets is too high. To go on with what there is, set the \
-         option failOnDataLoss = 'false'"
+         out, or the topic was deleted (and made anew) before all of it was read, or startingOffsets is too high. To go on \
+         with what there is, set the option failOnDataLoss = 'false'"
     )))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -38,21 +38,19 @@ pub(super) fn stream(readers: Arc<Readers>, range: Range, rows: Rows, batch_size
             let _ = ended.send(result);
         };
         thread.spawn(read).map_err(|e| Error::unavailable(format!("no thread to read Kafka with: {e}")))?;
-        Ok::<_, DataFusionError>(futures::stream::try_unfold((receiver, Some(end)), next))
+        Ok::<_, DataFusionError>(futures::stream::try_unfold((receiver, end), next))
     };
     let batches = futures::TryStreamExt::try_flatten(futures::stream::once(begin));
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
 
-type State = (Receiver<RecordBatch>, Option<oneshot::Receiver<Result<()>>>);
+type State = (Receiver<RecordBatch>, oneshot::Receiver<Result<()>>);
 
 async fn next((mut receiver, end): State) -> Result<Option<(RecordBatch, State)>, DataFusionError> {
     if let Some(batch) = receiver.recv().await {
         return Ok(Some((batch, (receiver, end))));
     }
-    if let Some(end) = end {
-        end.await.map_err(|_| Error::internal("a thread that reads Kafka panicked"))??;
-    }
+    end.await.map_err(|_| Error::internal("a thread that reads Kafka panicked"))??;
     Ok(None)
 }
 

@@ -15,24 +15,12 @@ use tempfile::TempDir;
 use super::cluster::{Real, Sent, received, send, table};
 use crate::answer::{Bag, bag, difference};
 use crate::disk::{Table, literal};
+use crate::kill::Dice;
 use crate::scenario::timestamp;
 
 const PARTITIONS: i32 = 3;
 const MESSAGES: i64 = 3_000;
 const WINDOW_MS: i64 = 10_000;
-
-/// Numbers from a seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
 
 fn seed() -> u64 {
     std::env::var("KILL_SEED").map_or(1, |seed| seed.parse().expect("KILL_SEED is a number"))
@@ -85,7 +73,9 @@ impl Trial {
         for _ in 0..200 {
             let mut child = self.start();
             let longest = if kills < kills_at_least { 900 } else { 60_000 };
-            let deadline = std::time::Instant::now() + Duration::from_millis(30 + dice.below(longest));
+            let deadline = std::time::Instant::now()
+                + Duration::from_millis(30)
+                + Duration::from_millis(longest).mul_f64(dice.fraction());
             let ended = loop {
                 match child.try_wait().unwrap() {
                     Some(status) => break Some(status),
@@ -121,9 +111,9 @@ impl Bouncer {
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&bounces));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) && counted.load(Ordering::SeqCst) < 4 {
-                std::thread::sleep(Duration::from_millis(1_500 + dice.below(4_000)));
+                std::thread::sleep(Duration::from_millis(1_500) + Duration::from_secs(4).mul_f64(dice.fraction()));
                 Real::script(&["kill"]);
-                std::thread::sleep(Duration::from_millis(dice.below(2_000)));
+                std::thread::sleep(Duration::from_secs(2).mul_f64(dice.fraction()));
                 Real::script(&["start"]);
                 counted.fetch_add(1, Ordering::SeqCst);
             }
