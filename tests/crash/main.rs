@@ -1,7 +1,7 @@
 //! Kills the command at every failpoint of the micro-batch protocol and looks for rows that are lost, doubled or wrong.
 //!
 //! ```text
-//! cargo test --features failpoints --test crash -- --seeds 2
+//! cargo test --features kafka,failpoints --test crash -- --seeds 2
 //! ```
 //!
 //! A trial is a query over files into Parquet files, in a directory of its own. The command runs it, dies, and is

@@ -81,7 +81,7 @@ impl Job<'_> {
     pub fn command(&self) -> String {
         let Self { suite, whole, point, seed, .. } = self;
         format!(
-            "cargo test --features failpoints --test crash -- --suite {suite} --query {} --point {point} --seed {seed}",
+            "cargo test --features kafka,failpoints --test crash -- --suite {suite} --query {} --point {point} --seed {seed}",
             whole.query.name
         )
     }

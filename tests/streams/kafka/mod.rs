@@ -5,7 +5,7 @@
 //! Kafka, in tests that are ignored unless asked for:
 //!
 //! ```text
-//! tests/services/kafka.sh up && cargo test --features kafka --test streams -- --ignored --test-threads 1 kafka::
+//! tests/services/kafka.sh up && cargo test --features kafka,failpoints --test streams -- --ignored --test-threads 1 kafka::
 //! ```
 
 mod changes;
