@@ -3,6 +3,7 @@
 //! librdkafka goes on trying for ever, and says why nothing works in its log only. [`ClientEvents`] keeps the last of
 //! that, so that an error can say it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Listens to one client.
 #[derive(Debug, Default)]
 pub(crate) struct ClientEvents {
+    /// Whether a message came where nobody reads.
+    strays: AtomicBool,
     trouble: Mutex<Option<String>>,
     /// Why no attempt can succeed, such as a login that was refused.
     hopeless: Mutex<Option<RDKafkaErrorCode>>,
@@ -46,11 +49,19 @@ impl ClientEvents {
     /// Takes in what a consumer tells of itself, beside its messages.
     pub(crate) fn listen(&self, consumer: &BaseConsumer<Self>) {
         while let Some(event) = consumer.poll(Duration::ZERO) {
-            if let Err(error) = event {
-                tracing::debug!(target: "millstream::kafka", "{error}");
-                self.judge(&error);
+            match event {
+                Ok(_) => self.strays.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    tracing::debug!(target: "millstream::kafka", "{error}");
+                    self.judge(&error);
+                }
             }
         }
+    }
+
+    /// Returns whether a message of a partition came here, and not where its messages are read.
+    pub(crate) fn has_strays(&self) -> bool {
+        self.strays.load(Ordering::Relaxed)
     }
 
     /// Notes what no further attempt can mend.
@@ -80,6 +91,9 @@ impl ClientContext for ClientEvents {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if code_of(&error) == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         tracing::debug!(target: "millstream::kafka", "{error}: {reason}");
         self.judge(&error);
         self.note(reason);
@@ -118,6 +132,7 @@ pub(crate) fn is_transient(code: RDKafkaErrorCode) -> bool {
             | Code::FencedLeaderEpoch
             | Code::UnknownLeaderEpoch
             | Code::UnstableOffsetCommit
+            | Code::ConcurrentTransactions
             | Code::Retry
     )
 }

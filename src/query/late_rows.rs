@@ -12,7 +12,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::json::writer::{LineDelimited, WriterBuilder};
+use datafusion::arrow::json::writer::LineDelimited;
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::SendableRecordBatchStream;
@@ -22,6 +22,7 @@ use crate::checkpoint::{CommitEntry, LateRowsCommit};
 use crate::error::{Error, Result};
 use crate::operator::batch_context::{BatchContext, LateRows};
 use crate::plan::OperatorPlan;
+use crate::sink::json_rows::json_rows;
 use crate::sink::{OutputMode, Sink, SinkBatch, SinkContext};
 
 const FLOW: &str = "flow";
@@ -181,7 +182,7 @@ fn as_objects(rows: &RecordBatch) -> Result<StringArray> {
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<Vec<u8>, LineDelimited>(Vec::new());
+    let mut writer = json_rows().with_explicit_nulls(true).build::<Vec<u8>, LineDelimited>(Vec::new());
     writer.write(&rows)?;
     writer.finish()?;
     let text = String::from_utf8(writer.into_inner())

@@ -96,6 +96,8 @@ impl Execution {
         };
         let moved = |error: Error| of_moved_sink(error, commit.as_ref(), sink.as_ref()).context(checkpoint.location());
         let opened = async {
+            // Loading took a while, and opening shuts out the producer of whoever has taken over meanwhile.
+            checkpoint.run().check().await?;
             sink.open(&sink_context).await.map_err(moved)?;
             // Sources check what they have kept, so they come before anything is published.
             open_sources(&plan, &checkpoint, &entries, &sources).await?;

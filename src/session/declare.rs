@@ -329,8 +329,26 @@ fn fits(given: &DataType, wanted: &DataType) -> bool {
         || text(wanted)
         || (given.is_numeric() && wanted.is_numeric())
         || (time(given) && time(wanted))
-        || given.is_nested()
-        || (!text(given) && !given.is_numeric() && !time(given) && *given != DataType::Boolean)
+        || fields_fit(given, wanted)
+        || (!given.is_nested() && !text(given) && !given.is_numeric() && !time(given) && *given != DataType::Boolean)
+}
+
+/// Whether what is nested can stand for another of its kind. Fields find each other by their names, and one that finds none
+/// would be NULL.
+fn fields_fit(given: &DataType, wanted: &DataType) -> bool {
+    match (given, wanted) {
+        (DataType::Struct(given), DataType::Struct(wanted)) => {
+            let finds = |field: &FieldRef| {
+                given.iter().any(|own| own.name() == field.name() && fits(own.data_type(), field.data_type()))
+            };
+            given.len() == wanted.len() && wanted.iter().all(finds)
+        }
+        (
+            DataType::List(given) | DataType::LargeList(given) | DataType::FixedSizeList(given, _),
+            DataType::List(wanted) | DataType::LargeList(wanted) | DataType::FixedSizeList(wanted, _),
+        ) => fits(given.data_type(), wanted.data_type()),
+        _ => given.is_nested(),
+    }
 }
 
 /// A place that a flow writes to, and the columns of what it writes.

@@ -23,6 +23,7 @@ use crate::source::SourceProvider;
 use crate::sql::binder::SparkTypes;
 use crate::sql::functions::{aggregate_functions, scalar_functions};
 use crate::sql::relation::StreamRelations;
+use crate::sql::struct_call::StructOfAll;
 
 mod catalog;
 pub mod dataframe;
@@ -286,15 +287,16 @@ fn context(link: Arc<SessionLink>, runtime: Arc<RuntimeEnv>) -> SessionContext {
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.default_null_ordering = "nulls_min".to_string();
     options.execution.parquet.schema_force_view_types = false;
-    let state = SessionStateBuilder::new()
+    let mut builder = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
         .with_spark_features()
         .with_type_planner(Arc::new(SparkTypes))
-        .with_relation_planners(vec![Arc::new(StreamRelations)])
-        .build();
-    let mut context = SessionContext::new_with_state(state);
+        .with_relation_planners(vec![Arc::new(StreamRelations)]);
+    // Before DataFusion's own, which take every access to a field.
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(StructOfAll));
+    let mut context = SessionContext::new_with_state(builder.build());
     // It is added to a list; that cannot fail.
     let _ = context.register_function_rewrite(Arc::new(CastBytesAsText));
     for function in scalar_functions().into_iter().chain(window_function::functions()) {

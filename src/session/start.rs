@@ -60,19 +60,20 @@ impl Inner {
         if !sink.supports(request.mode) {
             return Err(unsupported_mode(sink.as_ref(), request.mode));
         }
-        let is_temporary = request.own_checkpoint.is_none() && checkpoint_place(&request)?.is_none();
-        if is_temporary && sink.needs_checkpoint() {
-            return Err(Error::invalid_query(format!(
-                "{} is to have each row exactly once, which needs a checkpoint that outlives the process: give '{}' a \
-                 CHECKPOINT (checkpointLocation)",
-                sink.description(),
-                request.name
-            )));
-        }
         let late_table = match &request.late_rows {
             Some(target) => Some(self.late_table(&request.name, target).await?),
             None => None,
         };
+        let is_temporary = request.own_checkpoint.is_none() && checkpoint_place(&request)?.is_none();
+        let sinks = std::iter::once(&sink).chain(late_table.as_ref().map(|table| &table.sink));
+        if let Some(sink) = sinks.into_iter().find(|sink| is_temporary && sink.needs_checkpoint()) {
+            return Err(Error::invalid_query(format!(
+                "{} keeps its rows when the process is gone, and a query that starts again must know which those are: give \
+                 '{}' a checkpoint (CREATE FLOW … CHECKPOINT 'path' AS INSERT …, or the option checkpointLocation)",
+                sink.description(),
+                request.name
+            )));
+        }
         let checkpoint = Checkpoint::open(checkpoint_store(&request)?).await?;
         let query = StreamingQuery::start(QueryStart {
             name: request.name,

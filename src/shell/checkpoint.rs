@@ -65,10 +65,10 @@ pub(super) async fn run(action: Action) -> Result<()> {
             let published = published(&directory, to, sink.as_deref()).await?;
             let forgotten = rewind(open_place(&directory)?, to, published).await?;
             if forgotten > 0 && published.is_none() {
-                eprintln!(
+                super::tell(&format!(
                     "note: no table was looked at (--sink), so rows of batches after {to} that are out already will \
                      come again"
-                );
+                ));
             }
             say(&format!("rewound {directory} to batch {to}: committed batches to run again: {forgotten}\n"))
         }

@@ -2,10 +2,10 @@
 //!
 //! `main` calls [`main_with_args`] and nothing else. Rows go to stdout; everything else a person reads goes to
 //! stderr. This is the one module of the library that prints.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error as StdError;
 use std::ffi::OsString;
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -100,9 +100,14 @@ pub async fn main_with_args(arguments: impl IntoIterator<Item = OsString>) -> Ex
         Command::Checkpoint { action } => checkpoint::run(action).await.map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("{}", in_words(&error));
+        tell(&in_words(&error));
         ExitCode::FAILURE
     })
+}
+
+/// Tells a person something. Where nobody reads it (`millstream … 2>&1 | head`), the exit code has to do.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Tells an error and those of its causes that add something.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::RunOptions;
+use super::{RunOptions, tell};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::query::listener::{QueryStarted, QueryTerminated, StreamingQueryListener};
@@ -65,7 +65,7 @@ pub(super) async fn run_text(text: &str, options: &RunOptions) -> Result<ExitCod
                 outcome?;
             }
             () = signals.next() => {
-                eprintln!("stopped at once: batches at hand were not finished, the next run does them again");
+                tell("stopped at once: batches at hand were not finished, the next run does them again");
                 break;
             }
         }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::arrow::json::writer::{JsonArray, WriterBuilder};
+use datafusion::arrow::json::writer::JsonArray;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::common::runtime::SpawnedTask;
@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::options::{Options, bad_value};
+use crate::sink::json_rows::json_rows;
 use crate::sink::memory::collect;
 use crate::sink::{OutputMode, Prepared, Sink, SinkBatch, SinkContext, SinkProvider, SinkSpec};
 
@@ -167,7 +168,7 @@ fn unprinted(error: io::Error, batch_id: i64) -> Error {
 fn json_line(name: &str, batch_id: i64, batches: &[RecordBatch]) -> Result<Vec<u8>> {
     let name = serde_json::to_string(name)?;
     let mut line = format!("{{\"flow\":{name},\"batch_id\":{batch_id},\"rows\":").into_bytes();
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(&mut line);
+    let mut writer = json_rows().with_explicit_nulls(true).build::<_, JsonArray>(&mut line);
     for batch in batches {
         writer.write(batch)?;
     }

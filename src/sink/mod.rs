@@ -18,6 +18,7 @@ use crate::options::Options;
 pub mod console;
 pub mod file;
 pub mod foreach_batch;
+pub(crate) mod json_rows;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod memory;

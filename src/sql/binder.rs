@@ -21,10 +21,12 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::asof_join::resolve_asof_joins;
 use super::call::{call, call_of};
+use super::distinct_from::bind_distinct_from;
 use super::lateral_view::{EXPLODE, EXPLODE_OUTER, resolve_lateral_views};
 use super::script::{Location, Piece};
 use super::session_table::resolve_session_tables;
 use super::stream_relation::{LOOKUP_FUNCTION, STREAM_FUNCTION};
+use super::struct_call::name_struct_fields;
 use super::window_column::resolve_window_columns;
 use crate::error::{Error, Result};
 use crate::plan::stream_table::is_streaming;
@@ -34,6 +36,8 @@ use crate::plan::stream_table::is_streaming;
 /// # Errors
 /// `InvalidQuery` with line, column and a caret where DataFusion says which part of the text is wrong.
 pub async fn plan_query(state: &SessionState, mut query: Query, piece: &Piece) -> Result<LogicalPlan> {
+    bind_distinct_from(&mut query);
+    name_struct_fields(&mut query);
     resolve_lateral_views(&mut query).map_err(|e| locate(e.into(), piece))?;
     resolve_session_tables(&mut query).map_err(|e| locate(e.into(), piece))?;
     resolve_window_columns(&mut query);
@@ -62,6 +66,8 @@ pub async fn plan_statement(
     piece: &Piece,
 ) -> Result<LogicalPlan> {
     if let DataFusionStatement::Statement(sql) = &mut statement {
+        bind_distinct_from(sql);
+        name_struct_fields(sql);
         let mut rewrite = Rewrite { intersects: false };
         if let ControlFlow::Break(error) = sql.visit(&mut rewrite) {
             return Err(locate(DataFusionError::from(*error), piece));

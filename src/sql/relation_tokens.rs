@@ -8,7 +8,8 @@
 //! - `TUMBLE(TABLE t, …)`, `DROP_DUPLICATES(t, …)` and their like: their table becomes `(SELECT * FROM t)`;
 //! - ASOF joins in any spelling: Snowflake's, which the parser reads; and `t FOR SYSTEM_TIME AS OF PROCTIME()`: a call
 //!   of [`LOOKUP_FUNCTION`](super::stream_relation::LOOKUP_FUNCTION);
-//! - `INTERVAL 10 SECONDS`, `INTERVAL 1 HOUR 30 MINUTES`: one text behind the word.
+//! - `INTERVAL 10 SECONDS`, `INTERVAL 1 HOUR 30 MINUTES`: one text behind the word;
+//! - `struct(*)`: what stands for all columns; and a column `offset` in a list, which the parser takes for the clause.
 //!
 //! Tokens keep their places, and what is put in stands at the place of what it replaces. STREAM, WATERMARK and the
 //! other words are words of the relation only where a relation can stand: a table, column or alias may bear them.
@@ -19,6 +20,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 use self::clauses::Clauses;
 use super::script::{Location, Parsed, SyntaxError, location};
 use super::stream_relation::STREAM_FUNCTION;
+use super::struct_call::all_columns;
 use super::words::is_word;
 use crate::interval::{canonical, is_unit, spelled_out};
 
@@ -125,6 +127,9 @@ impl Pass {
                     (query, in_from) = (true, false);
                 }
                 Keyword::INTERVAL => self.interval(),
+                Keyword::STRUCT if self.struct_of_all() => {}
+                // A list does not end with a comma: the clause has another token before it.
+                Keyword::OFFSET if self.before() == Some(&Token::Comma) => self.name(),
                 keyword => {
                     self.take();
                     in_from &= !ends_from(keyword);
@@ -261,6 +266,35 @@ impl Pass {
         }
     }
 
+    /// Replaces `struct(*)` and `struct(t.*)`; returns whether it stands here.
+    fn struct_of_all(&mut self) -> bool {
+        let mut end = 2;
+        while self.word(end).is_some() && *self.token(end + 1) == Token::Period {
+            end += 2;
+        }
+        let is_of_all =
+            *self.token(1) == Token::LParen && *self.token(end) == Token::Mul && *self.token(end + 1) == Token::RParen;
+        if is_of_all {
+            let span = self.span();
+            let relation = self.input.get(self.at + 2..self.at + end.max(3) - 1).unwrap_or_default();
+            for token in all_columns(&name_text(relation)) {
+                self.push(token, span);
+            }
+            self.at += end + 2;
+        }
+        is_of_all
+    }
+
+    /// Copies a word so that it can be nothing but a name.
+    fn name(&mut self) {
+        let span = self.span();
+        if let Some(word) = self.word(0) {
+            let name = word.value.to_lowercase();
+            self.push(Token::make_word(&name, Some('"')), span);
+            self.at += 1;
+        }
+    }
+
     /// Returns the text of the interval that begins `ahead` tokens ahead, and how many tokens it has.
     fn interval_text(&self, ahead: usize) -> Option<(String, usize)> {
         let mut next = ahead;
@@ -389,8 +423,12 @@ impl Pass {
 
     /// Returns whether the token before is `keyword`.
     fn follows(&self, keyword: Keyword) -> bool {
-        let before = self.at.checked_sub(1).and_then(|i| self.input.get(i));
-        before.is_some_and(|t| matches!(&t.token, Token::Word(w) if w.keyword == keyword))
+        matches!(self.before(), Some(Token::Word(w)) if w.keyword == keyword)
+    }
+
+    /// Returns the token before the next.
+    fn before(&self) -> Option<&Token> {
+        self.at.checked_sub(1).and_then(|i| self.input.get(i)).map(|t| &t.token)
     }
 
     /// Copies the next token.

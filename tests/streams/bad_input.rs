@@ -421,3 +421,16 @@ fn the_command_says_it_and_exits_with_1() {
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.starts_with("{\"flow\":\"f\""), "{stdout}");
 }
+
+/// As in `millstream … 2>&1 | head -1`.
+#[test]
+fn what_nobody_reads_ends_in_the_same_exit_code() {
+    let place = Place::new();
+    for script in ["SELEC 1".to_string(), copying(&place, "", "SELECT k FROM STREAM ev")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        command.args(["sql", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{script}");
+    }
+}

@@ -73,6 +73,60 @@ async fn on_a_clash_of_names_sparks_function_wins() {
     assert_eq!(one("SELECT substring('Spark', 0, 2)").await, "Sp");
 }
 
+/// Their fields are compared in their order, whatever their names.
+#[tokio::test]
+async fn structs_are_compared_by_place() {
+    let of = "FROM (VALUES (1, 2)) AS t(a, b) CROSS JOIN (VALUES (2, 1)) AS u(a, b)";
+    for (value, is) in [
+        ("struct(t.a, t.b) = struct(u.b, u.a)", "true"),
+        ("struct(t.a, t.b) = struct(u.a, u.b)", "false"),
+        ("struct(t.a, t.b) IS DISTINCT FROM (struct(1, 2))", "false"),
+        ("struct(t.a) IN (struct(u.a), struct(u.b))", "true"),
+        ("to_json(CASE WHEN t.a > 1 THEN struct(t.a) ELSE struct(u.a + 1) END)", r#"{"a":3}"#),
+        ("to_json(array(struct(t.a), struct(t.b)))", r#"[{"a":1},{"a":2}]"#),
+        ("to_json(struct(struct(t.a) AS \"X\", struct(t.b) AS Y))", r#"{"X":{"a":1},"y":{"b":2}}"#),
+    ] {
+        assert_eq!(one(&format!("SELECT {value} {of}")).await, is, "{value}");
+    }
+}
+
+/// The star is planned where the columns are known, and the parser takes a list's last column `offset` for a clause.
+#[tokio::test]
+async fn structs_have_the_names_of_their_columns() {
+    let of = "FROM (VALUES (1, 'x')) AS t(a, \"B\") CROSS JOIN (VALUES (true)) AS u(c)";
+    for (value, json) in [
+        ("struct(a, t.\"B\", a + 1, a AS \"Z\", c AS Y)", r#"{"a":1,"B":"x","col3":2,"Z":1,"y":true}"#),
+        ("struct(*)", r#"{"a":1,"B":"x","c":true}"#),
+        ("STRUCT ( T.* )", r#"{"a":1,"B":"x"}"#),
+        ("struct(u.*)", r#"{"c":true}"#),
+        ("struct(struct(*), c)", r#"{"col1":{"a":1,"B":"x","c":true},"c":true}"#),
+    ] {
+        assert_eq!(one(&format!("SELECT to_json({value}) {of}")).await, json, "{value}");
+    }
+    assert_eq!(one(&format!("SELECT s.c FROM (SELECT struct(*) AS s {of})")).await, "true");
+    let grouped = "SELECT to_json(struct(*)) FROM (SELECT a, count(*) AS n FROM (VALUES (7)) AS t(a) GROUP BY a)";
+    assert_eq!(one(grouped).await, r#"{"a":7,"n":1}"#);
+    for (star, words) in [("w.*", "there is no relation w"), ("*", "two fields c")] {
+        let sql = format!("SELECT struct({star}) {of} CROSS JOIN (VALUES (1)) AS v(c)");
+        let error = rows(&sql).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(one("SELECT to_json(struct(CAST('ab' AS BINARY) AS b))").await, r#"{"b":"YWI="}"#);
+}
+
+#[tokio::test]
+async fn a_column_may_be_called_offset() {
+    let of = "FROM (VALUES (1, 2), (3, 4), (5, 6)) AS t(a, \"offset\")";
+    for sql in [
+        format!("SELECT a, offset {of} WHERE offset > 2 AND offset < 5"),
+        format!("SELECT a, OFFSET AS offset {of} ORDER BY a, offset LIMIT 1 OFFSET 1"),
+        format!("SELECT a, max(offset) {of} GROUP BY a, offset ORDER BY a OFFSET 1"),
+        format!("SELECT a, offset {of}, (VALUES (1)) AS u(b) ORDER BY a OFFSET 1"),
+    ] {
+        assert_eq!(rows(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"))[0], ["3", "4"], "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn spellings_of_spark() {
     assert_eq!(one("SELECT 'stream' RLIKE '^st' AND 'stream' NOT REGEXP '^x'").await, "true");

@@ -17,6 +17,7 @@ use parquet::file::properties::WriterProperties;
 use super::csv::CsvWriter;
 use super::format::FileFormat;
 use crate::error::{Error, Result};
+use crate::sink::json_rows::json_rows;
 use crate::storage::{create_new, failed, write};
 
 /// What the format's writer writes to.
@@ -104,7 +105,7 @@ impl Encoder {
                     .map_err(|error| told(path, &progress, &error))?;
                 Writer::Parquet(Box::new(writer))
             }
-            FileFormat::Json => Writer::Json(LineDelimitedWriter::new(BufWriter::new(output))),
+            FileFormat::Json => Writer::Json(json_rows().build(BufWriter::new(output))),
             FileFormat::Csv { header, delimiter, null } => {
                 Writer::Csv(CsvWriter::new(output, *header, *delimiter, null.clone()))
             }

@@ -11,6 +11,7 @@ use datafusion::arrow::json::LineDelimitedWriter;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::error::{Error, Result};
+use crate::sink::json_rows::json_rows;
 
 /// Which column of the rows is which part of a message.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ impl Shape {
 /// Writes each row as a JSON object.
 fn json_lines(rows: &RecordBatch) -> Result<ArrayRef> {
     let mut text = Vec::new();
-    let mut writer = LineDelimitedWriter::new(&mut text);
+    let mut writer: LineDelimitedWriter<_> = json_rows().build(&mut text);
     writer.write(rows)?;
     writer.finish()?;
     // A line break within a text is escaped.

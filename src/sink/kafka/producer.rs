@@ -33,6 +33,12 @@ const FLUSH_PAUSE: Duration = Duration::from_millis(1);
 /// How long a broker may take to make a topic that it makes when it is asked for.
 const TOPIC_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a broker may be silent before its connection is given up. librdkafka's own, but not with transactions.
+const SOCKET_MS: u64 = 60_000;
+
+/// How old a mark may become while batches have no rows: brokers keep it for a week.
+const MARK_AGE: Duration = Duration::from_secs(24 * 3_600);
+
 /// Pause while the producer's queue is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(2);
 
@@ -90,6 +96,8 @@ struct Transactions {
     group: BaseConsumer<ClientEvents>,
     /// The first batch that is not in Kafka; -1 where that was never noted.
     written: AtomicI64,
+    /// When the mark was last noted.
+    noted: Mutex<Stopwatch>,
     /// When the last transaction began, and how long one may take.
     begun: Mutex<Stopwatch>,
     timeout: Duration,
@@ -108,10 +116,14 @@ impl Producer {
             Some(id) => id.to_string(),
             None => format!("millstream-{}-{}", context.query_id, context.name),
         };
+        // A transaction is open while a batch runs: as long as brokers allow. None of its messages may take longer.
+        let longest_ms = client.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(TRANSACTION_MS);
+        let longest = Duration::from_millis(longest_ms);
         let patience = ["message.timeout.ms", "delivery.timeout.ms"]
             .iter()
             .find_map(|name| client.get(name)?.parse().ok())
-            .map_or(PATIENCE, |ms| if ms == 0 { FOR_EVER } else { Duration::from_millis(ms) });
+            .map(|ms| if ms == 0 { FOR_EVER } else { Duration::from_millis(ms) })
+            .unwrap_or(if settings.exactly_once { PATIENCE.min(longest) } else { PATIENCE });
         let timeout = patience.as_millis().to_string();
         let defaults = [
             ("client.id", "millstream"),
@@ -122,11 +134,14 @@ impl Producer {
             ("reconnect.backoff.max.ms", "1000"),
             ("message.timeout.ms", timeout.as_str()),
         ];
-        // A transaction is open while a batch runs: as long as brokers allow.
-        let longest = TRANSACTION_MS.to_string();
-        let transactional = [("transactional.id", id.as_str()), ("transaction.timeout.ms", longest.as_str())];
-        let fixed = if settings.exactly_once { &transactional[..1] } else { &[] };
-        let more = if settings.exactly_once { &transactional[1..] } else { &[] };
+        let (longest_ms, socket_ms) = (longest_ms.to_string(), longest_ms.min(SOCKET_MS).to_string());
+        let transactional = [
+            ("transactional.id", id.as_str()),
+            ("transaction.timeout.ms", longest_ms.as_str()),
+            ("socket.timeout.ms", socket_ms.as_str()),
+        ];
+        let (fixed, more) = transactional.split_at(if settings.exactly_once { 1 } else { 0 });
+        let more = if settings.exactly_once { more } else { &[] };
         let config = client.with(&[&defaults[..], more].concat(), fixed);
         let producer = config
             .create_with_context::<_, ThreadedProducer<Deliveries>>(Deliveries::default())
@@ -143,8 +158,9 @@ impl Producer {
         }
         match &settings.mark_topic {
             Some(topic) if settings.exactly_once => {
-                let opened = opened.with_transactions(id, topic, &context.query_id)?;
-                opened.check_age(context.next_batch_id)?;
+                let opened = opened.with_transactions(id, topic, &context.query_id, longest)?;
+                opened.check_mark(context.next_batch_id)?;
+                opened.note(context.next_batch_id)?;
                 Ok(opened)
             }
             _ => Ok(opened),
@@ -161,7 +177,7 @@ impl Producer {
         found.map(drop).map_err(|e| self.failed(&format!("looking up topic '{topic}'"), &e))
     }
 
-    fn with_transactions(self, id: String, mark_topic: &str, owner: &str) -> Result<Self> {
+    fn with_transactions(self, id: String, mark_topic: &str, owner: &str, timeout: Duration) -> Result<Self> {
         let within = self.client.timeout;
         patiently(within, &self.producer.context().events, |left| self.producer.init_transactions(left))
             .map_err(|e| self.failed(&format!("taking over the transactional id '{id}'"), &e))?;
@@ -197,41 +213,54 @@ impl Producer {
         };
         let written = AtomicI64::new(written);
         let (mark_topic, owner) = (mark_topic.to_string(), owner.to_string());
-        let timeout =
-            self.client.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(TRANSACTION_MS);
-        let (begun, timeout) = (Mutex::new(Stopwatch::start()), Duration::from_millis(timeout));
-        let transactions = Transactions { id, mark_topic, owner, group, written, begun, timeout };
+        let (noted, begun) = (Mutex::new(Stopwatch::start()), Mutex::new(Stopwatch::start()));
+        let transactions = Transactions { id, mark_topic, owner, group, written, noted, begun, timeout };
         Ok(Self { transactions: Some(transactions), ..self })
     }
 
     /// Returns the transactional id.
-    pub(super) fn id(&self) -> &str {
+    fn id(&self) -> &str {
         self.transactions.as_ref().map_or("", |transactions| &transactions.id)
     }
 
-    /// Returns whether a batch may have been written that is to run again.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.in_doubt.is_some()
-    }
-
-    /// Checks that the checkpoint is not older than what is in Kafka.
-    fn check_age(&self, next_batch_id: i64) -> Result<()> {
-        let most = next_batch_id + i64::from(self.is_in_doubt());
-        match self.written() {
-            Some(written) if written > most => Err(Error::incompatible(format!(
-                "kafka sink: batches up to {} of this query are in Kafka, as the consumer group '{}' says, and the checkpoint \
-                 knows of those up to {}: it was rewound, or is a copy. Its rows would come a second time: to let them, give \
-                 the sink another kafka.transactional.id",
-                written - 1,
-                self.id(),
-                next_batch_id - 1
+    /// Checks that the checkpoint is not older than what is in Kafka, and that it can be told what is.
+    fn check_mark(&self, next_batch_id: i64) -> Result<()> {
+        let id = self.id();
+        match (self.written(), self.in_doubt) {
+            (None, Some(batch_id)) => Err(Error::incompatible(format!(
+                "kafka sink: whether batch {batch_id} was written cannot be told, because the consumer group '{id}' does not \
+                 know of this query: it expired (offsets.retention.minutes), was deleted, or kafka.transactional.id was \
+                 changed. Look, and start once with exactlyOnce = 'false' where it was not, or may come twice"
             ))),
+            (Some(written), in_doubt) if written > in_doubt.map_or(next_batch_id, |batch_id| batch_id + 1) => {
+                Err(Error::incompatible(format!(
+                    "kafka sink: batches up to {} of this query are in Kafka, as the consumer group '{id}' says, and the \
+                     checkpoint knows of those up to {}: it was rewound, or is a copy, or another run was just ending: then \
+                     start again. Its rows would come a second time: to let them, give the sink another \
+                     kafka.transactional.id",
+                    written - 1,
+                    next_batch_id - 1
+                )))
+            }
             _ => Ok(()),
         }
     }
 
+    /// Begins a run by noting where it stands: so there is a mark before there is a batch, and one that does not expire
+    /// while nobody runs. What is in doubt stays so.
+    fn note(&self, next_batch_id: i64) -> Result<()> {
+        let Some(transactions) = &self.transactions else { return Ok(()) };
+        let next = self.in_doubt.and_then(|_| self.written()).unwrap_or(next_batch_id);
+        self.begin()?;
+        let noted = self.commit(transactions, next);
+        if noted.is_err() {
+            self.give_up();
+        }
+        noted
+    }
+
     /// Returns the first batch that is not in Kafka, where transactions have noted that.
-    pub(super) fn written(&self) -> Option<i64> {
+    fn written(&self) -> Option<i64> {
         let written = self.transactions.as_ref()?.written.load(Ordering::SeqCst);
         (written >= 0).then_some(written)
     }
@@ -276,11 +305,20 @@ impl Producer {
             }
         };
         let mut record = record();
+        let mut is_empty = false;
         loop {
             self.check()?;
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((error, back)) if code_of(&error) == Some(RDKafkaErrorCode::QueueFull) => {
+                    let was_empty = std::mem::replace(&mut is_empty, self.producer.in_flight_count() == 0);
+                    if was_empty && is_empty {
+                        return Err(Error::data_invalid(format!(
+                            "kafka sink: a message for topic '{}' is larger than the producer's whole queue; make rows \
+                             smaller, or raise kafka.queue.buffering.max.kbytes",
+                            messages.topic(row)
+                        )));
+                    }
                     record = back;
                     std::thread::sleep(QUEUE_PAUSE);
                 }
@@ -300,11 +338,11 @@ impl Producer {
         let acknowledged =
             self.check().and_then(|()| flushed.map_err(|e| self.failed("waiting for messages to be acknowledged", &e)));
         let Some(transactions) = &self.transactions else { return acknowledged };
-        if rows == 0 {
+        if rows == 0 && locked(&transactions.noted).elapsed() < MARK_AGE {
             self.give_up();
             return acknowledged;
         }
-        let ended = acknowledged.and_then(|()| self.commit(transactions, batch_id));
+        let ended = acknowledged.and_then(|()| self.commit(transactions, batch_id + 1));
         if ended.is_err() {
             self.give_up();
         }
@@ -327,24 +365,26 @@ impl Producer {
         }
     }
 
-    fn commit(&self, transactions: &Transactions, batch_id: i64) -> Result<()> {
+    /// Ends the transaction, in which `next` becomes the first batch that is not in Kafka.
+    fn commit(&self, transactions: &Transactions, next: i64) -> Result<()> {
         let id = &transactions.id;
         let Some(group) = transactions.group.group_metadata() else {
             return Err(Error::internal("kafka sink: the consumer of the mark has no group"));
         };
         let mut mark = TopicPartitionList::new();
-        mark.add_partition_offset(&transactions.mark_topic, 0, Offset::Offset(batch_id + 1))
+        mark.add_partition_offset(&transactions.mark_topic, 0, Offset::Offset(next))
             .map_err(|e| self.failed("noting the batch", &e))?;
         if let Some(mut mark) = mark.find_partition(&transactions.mark_topic, 0) {
             mark.set_metadata(&transactions.owner);
         }
         self.retried(|| self.producer.send_offsets_to_transaction(&mark, &group, self.patience))
-            .map_err(|e| self.failed(&format!("noting batch {batch_id} in the transaction of '{id}'"), &e))?;
+            .map_err(|e| self.failed(&format!("noting in the transaction of '{id}' that batch {next} is next"), &e))?;
         fail::fail_point!("kafka.before_commit_transaction");
         self.retried(|| self.producer.commit_transaction(self.patience))
-            .map_err(|e| self.failed(&format!("committing the transaction of batch {batch_id} of '{id}'"), &e))?;
+            .map_err(|e| self.failed(&format!("committing the transaction of '{id}' before batch {next}"), &e))?;
         fail::fail_point!("kafka.after_commit_transaction");
-        transactions.written.store(batch_id + 1, Ordering::SeqCst);
+        transactions.written.store(next, Ordering::SeqCst);
+        *locked(&transactions.noted) = Stopwatch::start();
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! Where a query begins that has read nothing yet: from the options and from what the brokers hold.
 
+use std::collections::BTreeSet;
+
 use super::cluster::{Cluster, Trouble};
 use super::offsets::{Offsets, TopicPartition};
 use super::settings::{Settings, Starting, Subscription};
@@ -12,7 +14,7 @@ use crate::error::{Error, Result};
 /// there is.
 pub(super) fn initial_offsets(cluster: &Cluster, settings: &Settings) -> Result<Offsets, Trouble> {
     let within = settings.client.timeout;
-    let partitions = cluster.partitions(within)?;
+    let partitions = cluster.partitions(&BTreeSet::new(), within)?;
     all_there(&settings.subscription, &partitions)?;
     if partitions.is_empty() {
         tracing::warn!("kafka source: no topic matches {} yet", settings.subscription);

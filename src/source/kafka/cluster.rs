@@ -3,6 +3,7 @@
 //! Everything here waits for the network and is called from threads that may. Guards that an answer is whole: a
 //! partition that does not answer is an error, and never one that is not there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use super::settings::{Settings, Subscription};
 use crate::error::{Error, Result};
 use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, partitions_of, patiently, refused};
 
-/// How long a topic that nobody knows is asked for again.
-const UNKNOWN: Duration = Duration::from_millis(2_500);
+/// How long a topic that nobody knows is asked for again: a broker that has just begun may learn of it late.
+pub(super) const LATE: Duration = Duration::from_millis(2_500);
+
+/// Topics of the brokers' own, which no pattern means.
+const INTERNAL: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
 
 /// What went wrong, and whether trying again may help.
 #[derive(Debug)]
@@ -49,17 +53,22 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// Makes a client of `settings`, for reading or asking.
+/// What a reading client fetches ahead, in KiB: of one partition at most and at least, and of all.
+const AHEAD_KIB: (usize, usize, usize) = (8 * 1024, 512, 128 * 1024);
+
+/// Makes a client of `settings`, for reading so many partitions or for asking.
 ///
 /// # Errors
 /// `InvalidOption` where the client does not take the options together.
-pub(super) fn consumer(settings: &Settings) -> Result<BaseConsumer<ClientEvents>> {
+pub(super) fn consumer(settings: &Settings, partitions: usize) -> Result<BaseConsumer<ClientEvents>> {
+    let (most, least, all) = AHEAD_KIB;
+    let ahead_kib = (all / partitions.max(1)).clamp(least, most).to_string();
     let defaults = [
         // Rows of transactions that were given up are none.
         ("isolation.level", "read_committed"),
         ("client.id", "millstream"),
-        // What is fetched ahead a partition: 8 MiB.
-        ("queued.max.messages.kbytes", "8192"),
+        // What is fetched ahead, a partition.
+        ("queued.max.messages.kbytes", &ahead_kib),
         // Where that is reached, fetching goes on as soon as there is room, and not a second later.
         ("fetch.queue.backoff.ms", "5"),
         ("fetch.error.backoff.ms", "50"),
@@ -89,7 +98,7 @@ impl Cluster {
     /// # Errors
     /// As [`consumer`].
     pub(super) fn new(settings: &Settings) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { settings: settings.clone(), consumer: consumer(settings)? }))
+        Ok(Arc::new(Self { settings: settings.clone(), consumer: consumer(settings, 0)? }))
     }
 
     fn trouble(&self, what: &str, error: &KafkaError) -> Trouble {
@@ -114,14 +123,18 @@ impl Cluster {
         result.map_err(|error| self.trouble(what, &error))
     }
 
-    /// Returns the partitions that are read.
+    /// Returns the partitions that are read. Of those that a pattern finds, `known` has topics that were there before.
     ///
     /// # Errors
     /// `Unavailable` where brokers do not answer within `within`, or a topic that was named does not exist.
-    pub(super) fn partitions(&self, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
+    pub(super) fn partitions(
+        &self,
+        known: &BTreeSet<String>,
+        within: Duration,
+    ) -> Result<Vec<TopicPartition>, Trouble> {
         match &self.settings.subscription {
             Subscription::Partitions(partitions) => {
-                let topics: std::collections::BTreeSet<&str> = partitions.iter().map(|of| of.topic.as_str()).collect();
+                let topics: BTreeSet<&str> = partitions.iter().map(|of| of.topic.as_str()).collect();
                 let mut there = Vec::new();
                 for topic in topics {
                     there.extend(self.of_topic(topic, within)?);
@@ -138,11 +151,25 @@ impl Cluster {
             Subscription::Pattern(_, regex) => {
                 let metadata =
                     self.insist("listing topics", within, |left| self.consumer.fetch_metadata(None, left))?;
-                let topics = metadata.topics().iter().filter(|topic| regex.is_match(topic.name()));
-                let partitions = topics.flat_map(|topic| {
-                    topic.partitions().iter().map(|p| TopicPartition { topic: topic.name().into(), partition: p.id() })
-                });
-                Ok(partitions.collect())
+                let is_read = |name: &str| regex.is_match(name) && !INTERNAL.contains(&name);
+                let mut unsure: BTreeSet<&str> =
+                    known.iter().map(String::as_str).filter(|name| is_read(name)).collect();
+                let mut all = Vec::new();
+                for topic in metadata.topics().iter().filter(|topic| is_read(topic.name())) {
+                    let ids = topic.partitions().iter().map(|partition| partition.id());
+                    let before = all.len();
+                    all.extend(ids.map(|partition| TopicPartition { topic: topic.name().into(), partition }));
+                    // One that has no leader yet seems to have no partitions.
+                    match topic.error().is_none() && all.len() > before {
+                        true => unsure.remove(topic.name()),
+                        false => unsure.insert(topic.name()),
+                    };
+                }
+                for topic in unsure {
+                    all.retain(|of| of.topic != topic);
+                    all.extend(self.of_topic(topic, within)?);
+                }
+                Ok(all)
             }
         }
     }
@@ -151,7 +178,7 @@ impl Cluster {
         let what = format!("looking up topic '{topic}'");
         let begun = Stopwatch::start();
         let partitions = self
-            .insist(&what, within, |left| partitions_of(self.consumer.client(), topic, begun.elapsed(), UNKNOWN, left));
+            .insist(&what, within, |left| partitions_of(self.consumer.client(), topic, begun.elapsed(), LATE, left));
         match partitions {
             Ok(ids) => Ok(ids.into_iter().map(|partition| TopicPartition { topic: topic.into(), partition }).collect()),
             // A topic that is gone has no partitions; whether that is an error depends on who asks.

@@ -129,6 +129,8 @@ struct State {
     ends: Option<Offsets>,
     /// Partitions that are known and not there, which was told.
     missing: BTreeSet<TopicPartition>,
+    /// Topics of which there were partitions.
+    topics: BTreeSet<String>,
     /// The ends as they were last seen.
     latest: Option<Offsets>,
     /// Since when brokers have not answered, and when that was last mentioned.
@@ -172,9 +174,10 @@ impl KafkaSource {
         // Brokers that are slow to answer are given more time, once they have been waited for.
         let silent = locked(&self.state).silent.map_or(Duration::ZERO, |(since, _)| since.elapsed());
         let within = if must_answer { self.settings.patience } else { silent.clamp(GLANCE, LONGEST_GLANCE) };
+        let topics = locked(&self.state).topics.clone();
         let answer = self
             .ask(move |cluster| {
-                let partitions = cluster.partitions(within)?;
+                let partitions = cluster.partitions(&topics, within)?;
                 cluster.latest(&partitions, within)
             })
             .await?;
@@ -184,6 +187,7 @@ impl KafkaSource {
                 if let Some((since, _)) = state.silent.take() {
                     tracing::info!("{}: the brokers answer again, after {:?}", self.description(), since.elapsed());
                 }
+                state.topics.extend(latest.keys().map(|of| of.topic.clone()));
                 state.latest = Some(latest.clone());
                 Ok(Some(latest))
             }
@@ -225,6 +229,7 @@ impl KafkaSource {
                 None => unread.push(of.clone()),
             }
         }
+        locked(&self.state).missing.retain(|of| !latest.contains_key(of));
         for of in known.keys().filter(|of| !latest.contains_key(of)) {
             if self.settings.fail_on_data_loss && !self.settings.subscription.covers(of) {
                 return Err(Error::incompatible(format!(
@@ -272,7 +277,8 @@ impl KafkaSource {
         rows < least && waited_ms.is_some_and(|waited_ms| waited_ms < self.settings.max_trigger_delay_ms)
     }
 
-    fn splits(&self, ranges: Vec<Range>) -> Result<Vec<Split>> {
+    fn splits(&self, ranges: Vec<Range>, partitions: usize) -> Result<Vec<Split>> {
+        self.clients()?.readers.expect(&ranges, partitions);
         cut(ranges, self.settings.min_partitions).iter().map(Range::to_split).collect()
     }
 }
@@ -295,7 +301,8 @@ impl Source for KafkaSource {
             self.begin(context.journal.as_ref()).await?
         } else {
             let (within, subscription) = (self.settings.client.timeout, self.settings.subscription.clone());
-            let there = self.ask(move |cluster| cluster.partitions(within)).await?.map_err(Error::from)?;
+            let there =
+                self.ask(move |cluster| cluster.partitions(&BTreeSet::new(), within)).await?.map_err(Error::from)?;
             if self.settings.fail_on_data_loss {
                 all_there(&subscription, &there)?;
             }
@@ -315,6 +322,7 @@ impl Source for KafkaSource {
 
     async fn plan(&self, start: Option<&Offset>, limit: ReadLimit) -> Result<Option<Planned>> {
         let start = start.map(KafkaOffset::parse).transpose()?.map(|start| start.topics);
+        locked(&self.state).topics.extend(start.iter().flatten().map(|(of, _)| of.topic.clone()));
         let is_bounded = limit == ReadLimit::All || locked(&self.state).fixed.is_some();
         let Some(latest) = self.look(is_bounded).await? else { return Ok(None) };
         let (begins, first) = self.begins(start.as_ref(), &latest).await?;
@@ -339,12 +347,13 @@ impl Source for KafkaSource {
             end.topics.entry(of.clone()).or_insert(*at);
         }
         locked(&self.state).planned_ms = Some(self.clock.now_ms());
-        Ok(Some(Planned { end: end.to_json(), splits: self.splits(found)? }))
+        Ok(Some(Planned { end: end.to_json(), splits: self.splits(found, latest.len())? }))
     }
 
     async fn replay(&self, start: Option<&Offset>, end: &Offset) -> Result<Vec<Split>> {
         let start = start.map(KafkaOffset::parse).transpose()?.map(|start| start.topics).unwrap_or_default();
-        self.splits(ranges(&start, &KafkaOffset::parse(end)?)?)
+        let end = KafkaOffset::parse(end)?;
+        self.splits(ranges(&start, &end)?, end.topics.len())
     }
 
     fn read(&self, split: &Split, context: ReadContext) -> Result<SendableRecordBatchStream> {
@@ -358,7 +367,9 @@ impl Source for KafkaSource {
     }
 
     fn partitions(&self, end: &Offset) -> Result<Vec<String>> {
-        Ok(KafkaOffset::parse(end)?.topics.keys().map(TopicPartition::name).collect())
+        let missing = locked(&self.state).missing.clone();
+        let topics = KafkaOffset::parse(end)?.topics;
+        Ok(topics.keys().filter(|of| !missing.contains(of)).map(TopicPartition::name).collect())
     }
 
     async fn commit(&self, _end: &Offset) -> Result<()> {

@@ -4,8 +4,10 @@
 //! of one partition are read at once. Guards that a range is read whole: it ends with a message at or behind its end, or
 //! where the brokers confirm that nothing is left of it (offsets may be missing anywhere: transactions leave marks that
 //! are no messages, and compaction removes some). Marks move the client's position, so that it tells of most ends at once.
+//! What a batch will read is begun all at once: the first messages of a partition take a moment, whatever their number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,11 +17,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::cluster::consumer;
-use super::offsets::{Range, TopicPartition};
+use super::cluster::{LATE, consumer};
+use super::offsets::{Offsets, Range, TopicPartition};
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, patiently};
+use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, partitions_of, patiently};
 use crate::source::memory::locked;
 
 /// How long a poll waits for a message at first, and at most.
@@ -32,6 +34,13 @@ const SOON: Duration = Duration::from_millis(3);
 /// How long a leader may take to learn how far a partition goes.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
+/// How long after a range was sought the end of its partition may be told, at first: who tells it later may not be who was
+/// asked how far it goes.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// How long a question of little weight may take.
+const GLANCE: Duration = Duration::from_secs(5);
+
 /// How long a seek may fail before the partition is assigned anew.
 const SEEK: Duration = Duration::from_secs(1);
 
@@ -42,6 +51,13 @@ const MENTION: Duration = Duration::from_secs(10);
 pub(super) struct Readers {
     settings: Settings,
     clients: Mutex<Vec<Arc<Client>>>,
+    /// Where the batch that is about to run begins, in the partitions that nobody has begun.
+    expected: Mutex<Offsets>,
+    /// How many partitions there are.
+    partitions: AtomicUsize,
+    /// Held by whoever takes a reader, so that one thread begins for all.
+    beginning: Mutex<()>,
+    closed: AtomicBool,
 }
 
 impl std::fmt::Debug for Readers {
@@ -71,7 +87,24 @@ pub(super) trait Messages {
 impl Readers {
     /// Makes what will connect when it first reads.
     pub(super) fn new(settings: &Settings) -> Self {
-        Self { settings: settings.clone(), clients: Mutex::default() }
+        Self {
+            settings: settings.clone(),
+            clients: Mutex::default(),
+            expected: Mutex::default(),
+            partitions: AtomicUsize::default(),
+            beginning: Mutex::default(),
+            closed: AtomicBool::default(),
+        }
+    }
+
+    /// Tells what will be read next, of so many partitions. Whoever reads the first of it begins the rest, too.
+    pub(super) fn expect(&self, ranges: &[Range], partitions: usize) {
+        self.partitions.store(partitions, Ordering::Relaxed);
+        let mut expected = Offsets::new();
+        for range in ranges {
+            expected.entry(range.of()).or_insert(range.start);
+        }
+        *locked(&self.expected) = expected;
     }
 
     /// Reads `range` to its end, in the order of offsets.
@@ -80,7 +113,7 @@ impl Readers {
     /// `Unavailable` where the brokers are silent for too long, or some of the range is gone and must not be.
     pub(super) fn read(&self, range: &Range, messages: &mut impl Messages) -> Result<()> {
         let of = range.of();
-        let (client, mut reader) = self.borrow(&of, range.start)?;
+        let Some((client, mut reader)) = self.borrow(&of, range.start, messages)? else { return Ok(()) };
         let reading = Reading { settings: &self.settings, client: &client, range };
         let result = reading.run(&mut reader, messages);
         let mut partitions = locked(&client.partitions);
@@ -95,43 +128,30 @@ impl Readers {
         result.map(drop)
     }
 
-    /// Takes a reader that nobody uses, with the client it belongs to.
-    fn borrow(&self, of: &TopicPartition, start: i64) -> Result<(Arc<Client>, PartitionReader)> {
-        let mut clients = locked(&self.clients);
-        for client in clients.iter() {
-            let mut partitions = locked(&client.partitions);
-            match partitions.get_mut(of) {
-                Some(Some(_)) | None => {
-                    let reader = partitions.insert(of.clone(), None).flatten();
-                    drop(partitions);
-                    let client = Arc::clone(client);
-                    drop(clients);
-                    return self.prepared(client, of, reader, start);
-                }
-                Some(None) => {}
-            }
-        }
-        let client = Arc::new(Client { consumer: Arc::new(consumer(&self.settings)?), partitions: Mutex::default() });
-        locked(&client.partitions).insert(of.clone(), None);
-        clients.push(Arc::clone(&client));
-        drop(clients);
-        self.prepared(client, of, None, start)
-    }
-
-    fn prepared(
+    /// Takes a reader that nobody uses, with the client it belongs to, and lets it stand at `start`. `None` where nobody
+    /// waits for its messages any more.
+    fn borrow(
         &self,
-        client: Arc<Client>,
         of: &TopicPartition,
-        reader: Option<PartitionReader>,
         start: i64,
-    ) -> Result<(Arc<Client>, PartitionReader)> {
-        let reader = match reader {
-            Some(reader) if reader.position == Some(start) => Ok(reader),
-            Some(mut reader) => client.restart(&mut reader, of, start, &self.settings).map(|()| reader),
-            None => client.assign(of, start, &self.settings),
-        };
-        match reader {
-            Ok(reader) => Ok((client, PartitionReader { position: Some(start), ..reader })),
+        messages: &impl Messages,
+    ) -> Result<Option<(Arc<Client>, PartitionReader)>> {
+        let beginning = locked(&self.beginning);
+        if messages.is_closed() || self.closed.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let (client, reader) = self.take(of)?;
+        let begun = reader.map_or_else(|| self.begin(&client, of, start), Ok);
+        drop(beginning);
+        let ready = begun.and_then(|mut reader| {
+            if reader.position != Some(start) {
+                client.restart(&mut reader, of, start, &self.settings)?;
+                reader.position = Some(start);
+            }
+            Ok(reader)
+        });
+        match ready {
+            Ok(reader) => Ok(Some((client, reader))),
             Err(error) => {
                 locked(&client.partitions).remove(of);
                 Err(error)
@@ -139,8 +159,41 @@ impl Readers {
         }
     }
 
+    /// Takes the reader from a client that has one and does not use it, or else nothing from one that has none; makes a
+    /// client if all read the partition now.
+    fn take(&self, of: &TopicPartition) -> Result<(Arc<Client>, Option<PartitionReader>)> {
+        let mut clients = locked(&self.clients);
+        let is_idle = |client: &&Arc<Client>| matches!(locked(&client.partitions).get(of), Some(Some(_)));
+        let is_without = |client: &&Arc<Client>| !locked(&client.partitions).contains_key(of);
+        if let Some(client) = clients.iter().find(is_idle).or_else(|| clients.iter().find(is_without)) {
+            let reader = locked(&client.partitions).insert(of.clone(), None).flatten();
+            return Ok((Arc::clone(client), reader));
+        }
+        let consumer = Arc::new(consumer(&self.settings, self.partitions.load(Ordering::Relaxed))?);
+        let client = Arc::new(Client { consumer, partitions: Mutex::default() });
+        locked(&client.partitions).insert(of.clone(), None);
+        clients.push(Arc::clone(&client));
+        Ok((client, None))
+    }
+
+    /// Begins a partition, and with it, in the first client, whatever else is expected and nobody has begun.
+    fn begin(&self, client: &Client, of: &TopicPartition, start: i64) -> Result<PartitionReader> {
+        let clients = locked(&self.clients).clone();
+        let mut starts = Offsets::from([(of.clone(), start)]);
+        if clients.first().is_some_and(|first| std::ptr::eq(first.as_ref(), client)) {
+            let is_begun =
+                |of: &TopicPartition| clients.iter().any(|client| locked(&client.partitions).contains_key(of));
+            starts.extend(std::mem::take(&mut *locked(&self.expected)).into_iter().filter(|(of, _)| !is_begun(of)));
+        }
+        let mut readers = client.assign(&starts, &self.settings)?;
+        let reader = readers.remove(of);
+        locked(&client.partitions).extend(readers.into_iter().map(|(of, reader)| (of, Some(reader))));
+        reader.ok_or_else(|| Error::internal(format!("kafka source: {of} was not begun")))
+    }
+
     /// Closes all clients. They say goodbye to the brokers, which may take a moment.
     pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         locked(&self.clients).clear();
     }
 }
@@ -155,35 +208,66 @@ struct PartitionReader {
 }
 
 impl Client {
-    fn assign(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<PartitionReader> {
-        let what = format!("beginning to read {of}");
-        let failed = |e: KafkaError| failure(&what, &e, &settings.client, self.consumer.client().context());
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&of.topic, of.partition, Offset::Offset(start)).map_err(failed)?;
-        // The client learns at once who leads the topic, and not when it next looks for changes.
+    /// Begins to fetch partitions, each from the offset beside it.
+    fn assign(&self, starts: &Offsets, settings: &Settings) -> Result<BTreeMap<TopicPartition, PartitionReader>> {
         let events = self.consumer.client().context();
-        patiently(settings.patience, events, |left| self.consumer.fetch_metadata(Some(&of.topic), left))
-            .map_err(failed)?;
-        // Its messages have a queue of their own before they come, and still have it once it is assigned.
-        let before = self.consumer.split_partition_queue(&of.topic, of.partition);
-        // One that failed before may be assigned still.
-        self.unassign(of);
-        self.consumer.incremental_assign(&list).map_err(failed)?;
-        let Some(queue) = self.consumer.split_partition_queue(&of.topic, of.partition) else {
-            return Err(failed(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)));
+        let failed = |what: &dyn std::fmt::Display, error: &KafkaError| {
+            failure(&format!("beginning to read {what}"), error, &settings.client, events)
         };
-        drop(before);
-        // Should any have gone elsewhere, seeking lets all of them come again.
-        self.seek(of, start, settings.patience, settings)?;
-        Ok(PartitionReader { queue, position: Some(start), ahead: None })
+        // The client learns at once who leads a topic, and not when it next looks for changes.
+        let begun = Stopwatch::start();
+        for topic in starts.keys().map(|of| &of.topic).collect::<BTreeSet<_>>() {
+            let patience = settings.patience.saturating_sub(begun.elapsed());
+            patiently(patience, events, |left| self.consumer.fetch_metadata(Some(topic), left))
+                .map_err(|e| failed(&format!("topic '{topic}'"), &e))?;
+        }
+        let mut list = TopicPartitionList::new();
+        let mut early = BTreeMap::new();
+        for (of, start) in starts {
+            list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*start)).map_err(|e| failed(of, &e))?;
+            // One that failed before may be assigned still.
+            self.unassign(of);
+            // Its messages have a queue of their own before they come. What is unassigned may be forgotten with its queue.
+            early.extend(self.queue(of).map(|queue| (of, queue)));
+        }
+        self.consumer.incremental_assign(&list).map_err(|e| {
+            let names: Vec<String> = starts.keys().map(TopicPartition::name).collect();
+            failed(&names.join(", "), &e)
+        })?;
+        let reader = |(of, start): (&TopicPartition, &i64)| {
+            let queue = match early.remove(of) {
+                Some(queue) => queue,
+                // What came until now went elsewhere: seeking lets it come again.
+                None => match self.queue(of) {
+                    Some(queue) => self.seek(of, *start, settings.patience, settings).map(|()| queue)?,
+                    None => return Err(failed(of, &KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition))),
+                },
+            };
+            Ok((of.clone(), PartitionReader { queue, position: Some(*start), ahead: None }))
+        };
+        starts.iter().map(reader).collect()
+    }
+
+    /// Begins to fetch one partition.
+    fn assign_one(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<PartitionReader> {
+        let mut readers = self.assign(&Offsets::from([(of.clone(), start)]), settings)?;
+        readers.remove(of).ok_or_else(|| Error::internal(format!("kafka source: {of} was not begun")))
+    }
+
+    /// Returns the queue that has only messages of one partition, and makes it so.
+    fn queue(&self, of: &TopicPartition) -> Option<PartitionQueue<ClientEvents>> {
+        self.consumer.split_partition_queue(&of.topic, of.partition)
     }
 
     /// Fetches no more of a partition.
     fn unassign(&self, of: &TopicPartition) {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&of.topic, of.partition);
-        // It may not be assigned at all.
-        let _ = self.consumer.incremental_unassign(&list);
+        let assigned = self.consumer.assignment();
+        if assigned.is_ok_and(|assigned| assigned.find_partition(&of.topic, of.partition).is_some()) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&of.topic, of.partition);
+            // It fails where it is not assigned.
+            let _ = self.consumer.incremental_unassign(&list);
+        }
     }
 
     /// Lets `reader` begin anew at `start`; what was fetched is dropped.
@@ -197,7 +281,7 @@ impl Client {
         reader.ahead = None;
         if self.seek(of, start, SEEK, settings).is_err() {
             // A client that has stopped to fetch does not seek.
-            *reader = self.assign(of, start, settings)?;
+            *reader = self.assign_one(of, start, settings)?;
         }
         Ok(())
     }
@@ -238,14 +322,14 @@ struct Reading<'a> {
 }
 
 /// How sure it is that nothing is left before the end.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Left {
     /// There may be more.
     Unknown,
     /// The end of the partition was told; but perhaps of what it was before this range.
     ToldEnd,
-    /// All comes anew from where it stands, so that the next end told is the end.
-    Asked,
+    /// All comes anew, since then, from where it stands, so that the next end told is the end.
+    Asked(Stopwatch),
 }
 
 impl Reading<'_> {
@@ -268,7 +352,7 @@ impl Reading<'_> {
         }
         let mut left = Left::Unknown;
         let (mut heard, mut mentioned) = (Stopwatch::start(), Stopwatch::start());
-        let mut wait = POLL_MIN;
+        let (mut wait, mut trusted) = (POLL_MIN, TRUSTED);
         while next < end {
             match reader.queue.poll(wait) {
                 Some(Ok(message)) => {
@@ -284,11 +368,17 @@ impl Reading<'_> {
                     }
                     continue;
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) if left == Left::Asked => {
-                    next = end;
-                    continue;
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    if let Left::Asked(asked) = left {
+                        if asked.elapsed() < trusted {
+                            next = end;
+                            continue;
+                        }
+                        // Brokers may be slow.
+                        trusted *= 2;
+                    }
+                    (left, wait) = (Left::ToldEnd, SOON);
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => (left, wait) = (Left::ToldEnd, SOON),
                 Some(Err(error)) => {
                     if let Some(on) = self.go_on_after(&error, next, reader)? {
                         if on >= end {
@@ -298,16 +388,19 @@ impl Reading<'_> {
                     }
                 }
                 None => {
-                    self.client.consumer.client().context().listen(&self.client.consumer);
+                    self.events().listen(&self.client.consumer);
+                    if self.events().has_strays() {
+                        return Err(Error::internal(format!("{}: messages came by another way", self.range.of())));
+                    }
                     if let Some(position) = self.client.position(&self.range.of()).filter(|position| *position > next) {
                         (next, heard) = (position, Stopwatch::start());
                         continue;
                     }
                     wait = (wait * 2).min(POLL_MAX);
                     // The brokers must know of the whole range first: one that has just begun to lead may not.
-                    if left == Left::ToldEnd && self.is_all_there(next, heard)? {
+                    if matches!(left, Left::ToldEnd) && self.is_all_there(next, heard)? {
                         self.client.restart(reader, &self.range.of(), next, self.settings)?;
-                        left = Left::Asked;
+                        left = Left::Asked(Stopwatch::start());
                     }
                 }
             }
@@ -318,18 +411,46 @@ impl Reading<'_> {
                 return Err(self.failed(next, &KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)));
             }
             if heard.elapsed() >= MENTION && mentioned.elapsed() >= MENTION {
-                mentioned = Stopwatch::start();
-                let trouble = self.client.consumer.client().context().trouble();
+                let trouble = self.events().trouble();
                 tracing::warn!("{}: no message at offset {next} for {:?}{trouble}", self.range.of(), heard.elapsed());
+                if !self.exists()? {
+                    self.report_gone()?;
+                    return Ok(false);
+                }
+                mentioned = Stopwatch::start();
             }
         }
         reader.position = Some(end);
         Ok(true)
     }
 
+    fn events(&self) -> &ClientEvents {
+        self.client.consumer.client().context()
+    }
+
     fn failed(&self, next: i64, error: &KafkaError) -> Error {
         let what = format!("reading {} at offset {next}", self.range.of());
-        failure(&what, error, &self.settings.client, self.client.consumer.client().context())
+        failure(&what, error, &self.settings.client, self.events())
+    }
+
+    fn report_gone(&self) -> Result<()> {
+        report_loss(self.settings, &self.range.of(), "it does not exist any more")
+    }
+
+    /// Returns whether the partition exists, as far as brokers that answer say.
+    fn exists(&self) -> Result<bool> {
+        let (topic, begun) = (&self.range.topic, Stopwatch::start());
+        let listed = patiently(GLANCE, self.events(), |left| {
+            partitions_of(self.client.consumer.client(), topic, begun.elapsed(), LATE, left)
+        });
+        match listed {
+            Ok(listed) => Ok(listed.contains(&self.range.partition)),
+            Err(error) => match code_of(&error) {
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
+                Some(code) if is_transient(code) => Ok(true),
+                _ => Err(self.failed(self.range.start, &error)),
+            },
+        }
     }
 
     /// Returns whether the leader has the range up to its end, so that what it does not give of it is not there.
@@ -354,11 +475,13 @@ impl Reading<'_> {
         match code_of(error) {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 let (topic, partition) = (&self.range.topic, self.range.partition);
-                let watermarks = self.client.consumer.fetch_watermarks(topic, partition, self.settings.client.timeout);
+                let watermarks = patiently(self.settings.client.timeout, self.events(), |left| {
+                    self.client.consumer.fetch_watermarks(topic, partition, left)
+                });
                 let (low, high) = watermarks.map_err(|e| self.failed(next, &e))?;
                 if (low..high).contains(&next) {
                     // It is there by now, or again.
-                    *reader = self.client.assign(&self.range.of(), next, self.settings)?;
+                    *reader = self.client.assign_one(&self.range.of(), next, self.settings)?;
                     return Ok(Some(next));
                 }
                 let range = format!("offset {next} is to be read and there are {low} to {high}");
@@ -366,7 +489,7 @@ impl Reading<'_> {
                 let on = if low > next { low.min(self.range.end) } else { self.range.end };
                 if on < self.range.end {
                     // The client has stopped to fetch: seeking would not let it begin again.
-                    *reader = self.client.assign(&self.range.of(), on, self.settings)?;
+                    *reader = self.client.assign_one(&self.range.of(), on, self.settings)?;
                 }
                 Ok(Some(on))
             }
@@ -375,7 +498,12 @@ impl Reading<'_> {
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
             ) => {
-                report_loss(self.settings, &self.range.of(), "it does not exist any more")?;
+                // It may have been said long ago, or by a broker that has just begun.
+                if self.exists()? {
+                    *reader = self.client.assign_one(&self.range.of(), next, self.settings)?;
+                    return Ok(Some(next));
+                }
+                self.report_gone()?;
                 Ok(Some(self.range.end))
             }
             Some(code) if is_transient(code) => Ok(None),

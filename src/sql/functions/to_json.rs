@@ -1,10 +1,12 @@
 //! `to_json`: a struct, a map or an array to text.
 //!
 //! A member that is NULL is left out, as in Spark; an element of an array or of a map that is NULL is written.
-//! Timestamps are written in UTC to the millisecond.
+//! Timestamps are written in UTC to the millisecond, bytes as base64.
 
 use std::fmt::Write;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, TimestampMicrosecondType};
@@ -86,7 +88,8 @@ fn write_value(array: &ArrayRef, row: usize, out: &mut String) -> Result<()> {
             out.push_str(&array_value_to_string(array, row)?);
         }
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-            return Err(Error::unsupported("to_json cannot take bytes; make them text with base64 first").into());
+            let bytes = cast(&array.slice(row, 1), &DataType::Binary)?;
+            quote(out, &STANDARD.encode(bytes.as_binary::<i32>().value(0)))?;
         }
         _ => quote(out, &array_value_to_string(array, row)?)?,
     }

@@ -37,11 +37,10 @@ async fn a_topic_that_does_not_exist_is_named() {
     assert!(error.contains("topic 't'") && error.contains("no right"), "{error}");
 }
 
-/// Runs a query for as long as the test lasts.
-async fn running(servers: &str, options: &[(&str, &str)]) -> Watched {
+/// Runs a query over the table `t` for as long as the test lasts.
+pub(super) async fn running(table: &str) -> Watched {
     let watched = Watched::new();
-    let script =
-        stream(servers, options) + "CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');\n";
+    let script = format!("{table} CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');");
     watched.session.run_script(&script).await.unwrap();
     let session = watched.session.clone();
     tokio::spawn(async move { session.run_script(&format!("CREATE FLOW f AS INSERT INTO answer {VALUES};")).await });
@@ -49,12 +48,12 @@ async fn running(servers: &str, options: &[(&str, &str)]) -> Watched {
 }
 
 /// The values that came, in their order.
-fn came(watched: &Watched) -> Vec<String> {
+pub(super) fn came(watched: &Watched) -> Vec<String> {
     let rows = watched.batches().into_iter().flat_map(|batch| batch["rows"].as_array().cloned().unwrap_or_default());
     rows.map(|row| row["v"].as_str().unwrap().to_string()).collect()
 }
 
-async fn until(watched: &Watched, rows: usize) {
+pub(super) async fn until(watched: &Watched, rows: usize) {
     for _ in 0..600 {
         if came(watched).len() >= rows {
             return;
@@ -71,7 +70,7 @@ async fn until(watched: &Watched, rows: usize) {
 async fn a_query_outlives_its_brokers() {
     let mocks = Mocks::start(2);
     mocks.topic("t", 4);
-    let watched = running(&mocks.servers, &[]).await;
+    let watched = running(&stream(&mocks.servers, &[])).await;
     let mut sent = Vec::new();
     for round in 0..3 {
         let values: Vec<Sent> = (0..40).map(|n| Sent::to(n % 4, format!("{round}-{n}"))).collect();
@@ -97,7 +96,7 @@ async fn a_query_whose_brokers_stay_away_ends_and_says_so() {
     let mocks = Mocks::start(1);
     mocks.topic("t", 1);
     mocks.send("t", &[Sent::to(0, "a")]);
-    let watched = running(&mocks.servers, &[("kafkaConsumer.pollTimeoutMs", "3000")]).await;
+    let watched = running(&stream(&mocks.servers, &[("kafkaConsumer.pollTimeoutMs", "3000")])).await;
     until(&watched, 1).await;
     mocks.cluster.broker_down(1).unwrap();
     let query = watched.session.queries().active().pop().unwrap();

@@ -5,6 +5,8 @@ use rdkafka::producer::Producer;
 
 use super::cluster::{Real, SOON, Sent, ask, column, failure, producer, rows, send, table, write};
 
+const EARLIEST: (&str, &str) = ("startingOffsets", "earliest");
+
 const VALUES: &str = "SELECT CAST(value AS STRING) AS v, \"partition\", \"offset\" FROM STREAM t";
 
 async fn read(real: &Real, topic: &str, options: &[(&str, &str)], clauses: &str) -> crate::case::Outcome {
@@ -37,26 +39,25 @@ async fn transactions_leave_gaps_and_what_was_given_up_is_not_read() {
     let kept: Vec<String> = (0..10).chain(20..30).map(|number: usize| number.to_string()).collect();
     // Batches of one message end now at a message, now at a mark, now among what was given up.
     for limit in ["1", "3", "1000"] {
-        let outcome =
-            read(&real, &topic, &[("startingOffsets", "earliest"), ("maxOffsetsPerTrigger", limit)], "").await;
+        let outcome = read(&real, &topic, &[EARLIEST, ("maxOffsetsPerTrigger", limit)], "").await;
         assert_eq!(column(&outcome, "v"), kept, "{limit}");
     }
-    assert_eq!(column(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await, "v"), kept);
+    assert_eq!(column(&read(&real, &topic, &[EARLIEST], &checkpoint).await, "v"), kept);
     transaction(30, 31, false);
-    assert!(rows(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await).is_empty());
+    assert!(rows(&read(&real, &topic, &[EARLIEST], &checkpoint).await).is_empty());
     transaction(31, 33, true);
-    assert_eq!(column(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await, "v"), ["31", "32"]);
+    assert_eq!(column(&read(&real, &topic, &[EARLIEST], &checkpoint).await, "v"), ["31", "32"]);
 
     // What is open is not read, and what comes after it waits for it.
     writer.begin_transaction().unwrap();
     write(&writer, &topic, &texts(33, 34));
     writer.flush(SOON).unwrap();
     send(&real.servers, &topic, &texts(34, 35));
-    assert!(rows(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await).is_empty());
-    let uncommitted = [("startingOffsets", "earliest"), ("kafka.isolation.level", "read_uncommitted")];
+    assert!(rows(&read(&real, &topic, &[EARLIEST], &checkpoint).await).is_empty());
+    let uncommitted = [EARLIEST, ("kafka.isolation.level", "read_uncommitted")];
     assert_eq!(rows(&read(&real, &topic, &uncommitted, "").await).len(), 35);
     writer.commit_transaction(SOON).unwrap();
-    assert_eq!(column(&read(&real, &topic, &[("startingOffsets", "earliest")], &checkpoint).await, "v"), ["33", "34"]);
+    assert_eq!(column(&read(&real, &topic, &[EARLIEST], &checkpoint).await, "v"), ["33", "34"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,13 +103,12 @@ async fn data_that_is_lost_is_told_or_reported() {
     let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
     let aged = real.topic("aged", 1).await;
     let checkpoint = |name: &str| format!("CHECKPOINT '{}'", home.path().join(name).display());
-    let earliest = ("startingOffsets", "earliest");
-    let lenient = [earliest, ("failOnDataLoss", "false")];
+    let lenient = [EARLIEST, ("failOnDataLoss", "false")];
     send(&real.servers, &aged, &texts(0, 3));
-    read(&real, &aged, &[earliest], &checkpoint("aged")).await.end.unwrap();
+    read(&real, &aged, &[EARLIEST], &checkpoint("aged")).await.end.unwrap();
     send(&real.servers, &aged, &texts(3, 10));
     real.age_out(&aged, 6).await;
-    let error = failure(&read(&real, &aged, &[earliest], &checkpoint("aged")).await);
+    let error = failure(&read(&real, &aged, &[EARLIEST], &checkpoint("aged")).await);
     assert!(
         error.contains("offset 3 is to be read and there are 6 to 10") && error.contains("failOnDataLoss"),
         "{error}"
@@ -119,19 +119,19 @@ async fn data_that_is_lost_is_told_or_reported() {
     let offset = format!("{{\"{aged}\":{{\"0\":1}}}}");
     let skipped = [("startingOffsets", offset.as_str()), ("failOnDataLoss", "false"), ("maxOffsetsPerTrigger", "3")];
     assert_eq!(column(&read(&real, &aged, &skipped, "").await, "v"), ["6", "7", "8", "9"]);
-    let unsubscribed = read(&real, &real.topic("other", 1).await, &[earliest], &checkpoint("aged")).await;
+    let unsubscribed = read(&real, &real.topic("other", 1).await, &[EARLIEST], &checkpoint("aged")).await;
     let error = failure(&unsubscribed);
     assert!(error.contains("not subscribed to any more"), "{error}");
 
     let again = real.topic("again", 1).await;
     send(&real.servers, &again, &texts(0, 5));
-    read(&real, &again, &[earliest], &checkpoint("again")).await.end.unwrap();
+    read(&real, &again, &[EARLIEST], &checkpoint("again")).await.end.unwrap();
     real.delete(&again).await;
-    let error = failure(&read(&real, &again, &[earliest], &checkpoint("again")).await);
+    let error = failure(&read(&real, &again, &[EARLIEST], &checkpoint("again")).await);
     assert!(error.contains("does not exist"), "{error}");
     real.named_topic(&again, 1).await;
     send(&real.servers, &again, &texts(0, 2));
-    let error = failure(&read(&real, &again, &[earliest], &checkpoint("again")).await);
+    let error = failure(&read(&real, &again, &[EARLIEST], &checkpoint("again")).await);
     assert!(error.contains("offset 5 is to be read next, and it ends before 2"), "{error}");
     assert_eq!(column(&read(&real, &again, &lenient, &checkpoint("again")).await, "v"), ["0", "1"]);
 }
@@ -150,7 +150,7 @@ async fn logins_and_rights_are_checked() {
         );
         let options = [
             ("subscribe", topic.as_str()),
-            ("startingOffsets", "earliest"),
+            EARLIEST,
             ("kafka.security.protocol", "SASL_PLAINTEXT"),
             ("kafka.sasl.mechanism", "PLAIN"),
             ("kafka.sasl.jaas.config", jaas.as_str()),
@@ -228,7 +228,7 @@ async fn a_transactional_id_says_nothing_of_another_checkpoint() {
     let id = format!("id-{target}");
     let copy = async |checkpoint: &str, more: &[(&str, &str)]| {
         let options = [&[("topic", target.as_str()), ("exactlyOnce", "true")], more].concat();
-        let script = table("t", "", &real.servers, &[("subscribe", &topic), ("startingOffsets", "earliest")])
+        let script = table("t", "", &real.servers, &[("subscribe", &topic), EARLIEST])
             + &table("o", "", &real.servers, &options)
             + &format!(
                 "CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o SELECT value FROM STREAM t;",
@@ -247,7 +247,7 @@ async fn a_transactional_id_says_nothing_of_another_checkpoint() {
     assert_eq!(super::cluster::received(&real.servers, &target).len(), 6);
     std::fs::remove_file(home.path().join("a/commits/1")).unwrap();
     let error = copy("a", &own).await.unwrap_err();
-    assert!(error.to_string().contains("does not know") && error.to_string().contains(&id), "{error}");
+    assert!(error.to_string().contains("cannot be told") && error.to_string().contains(&id), "{error}");
     copy("c", &[]).await.unwrap();
     copy("c", &[]).await.unwrap();
     assert_eq!(super::cluster::received(&real.servers, &target).len(), 9);
@@ -263,6 +263,53 @@ async fn a_transactional_id_says_nothing_of_another_checkpoint() {
     assert!(error.to_string().contains("it was rewound, or is a copy"), "{error}");
     copy("c", &own).await.unwrap();
     assert_eq!(super::cluster::received(&real.servers, &target).len(), 11);
+}
+
+/// What the brokers said of the topic while it was gone does not count when it is back.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn a_topic_that_is_made_anew_under_a_query_is_read_from_its_beginning() {
+    let real = Real::find();
+    let topic = real.topic("anew", 2).await;
+    send(&real.servers, &topic, &texts(0, 5));
+    let options = [
+        ("subscribe", topic.as_str()),
+        ("failOnDataLoss", "false"),
+        ("kafka.topic.metadata.propagation.max.ms", "0"),
+        ("kafka.topic.metadata.refresh.interval.ms", "200"),
+    ];
+    let watched = super::faults::running(&table("t", "", &real.servers, &[&options[..], &[EARLIEST]].concat())).await;
+    super::faults::until(&watched, 5).await;
+    // Shorter each time: one of the same length would not be noticed.
+    for (from, to, all) in [(10, 13, 8), (20, 22, 10)] {
+        real.delete(&topic).await;
+        // The client is to hear of it.
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        real.named_topic(&topic, 2).await;
+        send(&real.servers, &topic, &texts(from, to));
+        super::faults::until(&watched, all).await;
+    }
+    assert_eq!(super::faults::came(&watched), ["0", "1", "2", "3", "4", "10", "11", "12", "20", "21"]);
+}
+
+/// A pattern means topics of users.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
+async fn no_pattern_means_topics_of_the_brokers_own() {
+    let (real, home) = (Real::find(), tempfile::tempdir().unwrap());
+    let (topic, target) = (real.topic("own", 1).await, real.topic("own-out", 1).await);
+    send(&real.servers, &topic, &texts(0, 3));
+    let pattern = format!("__.*|{topic}");
+    let script = table("t", "", &real.servers, &[("subscribePattern", &pattern), EARLIEST])
+        + &table("o", "", &real.servers, &[("topic", &target), ("exactlyOnce", "true")])
+        + &format!(
+            "CREATE FLOW f TRIGGER AVAILABLE NOW CHECKPOINT '{}' AS INSERT INTO o SELECT value FROM STREAM t;",
+            crate::disk::literal(&home.path().join("ck"))
+        );
+    for _ in 0..2 {
+        crate::case::run_script(&script).await.end.unwrap();
+    }
+    assert_eq!(super::cluster::received(&real.servers, &target).len(), 3);
 }
 
 /// With TLS: the broker's certificate is checked, and names what is wrong with it.

@@ -5,8 +5,18 @@ use serde_json::{Value, json};
 use super::cluster::{Mocks, Sent, received, table};
 use crate::case::{Outcome, run_script};
 
-/// Writes what `query` makes of `values` (one a message of `t`) to `out`.
+/// Writes what `query` makes of `t` with a checkpoint of its own.
 async fn write(mocks: &Mocks, options: &str, query: &str, clauses: &str) -> Outcome {
+    let home = tempfile::tempdir().unwrap();
+    write_with(mocks, options, query, &format!("{clauses} {}", checkpoint(&home))).await
+}
+
+fn checkpoint(home: &tempfile::TempDir) -> String {
+    format!("CHECKPOINT '{}'", home.path().join("ck").display())
+}
+
+/// Writes what `query` makes of `t`.
+async fn write_with(mocks: &Mocks, options: &str, query: &str, clauses: &str) -> Outcome {
     let script = table("t", "", &mocks.servers, &[("subscribe", "t"), ("startingOffsets", "earliest")])
         + &format!(
             "CREATE EXTERNAL TABLE o STORED AS KAFKA OPTIONS ('kafka.bootstrap.servers' '{}'{options});\n\
@@ -80,11 +90,16 @@ async fn every_mode_leaves_as_json() {
 async fn a_topic_is_written_and_read_under_one_name() {
     let mocks = mocks(&["a"]);
     let both = [("topic", "out"), ("startingOffsets", "earliest")];
+    let home = tempfile::tempdir().unwrap();
+    let flows = format!(
+        "CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');\n\
+         CREATE FLOW f TRIGGER AVAILABLE NOW {} AS INSERT INTO o SELECT value FROM STREAM t;\n\
+         CREATE FLOW g TRIGGER AVAILABLE NOW AS INSERT INTO answer SELECT CAST(value AS STRING) AS v FROM STREAM o;",
+        checkpoint(&home)
+    );
     let script = table("t", "", &mocks.servers, &[("subscribe", "t"), ("startingOffsets", "earliest")])
         + &table("o", "", &mocks.servers, &both)
-        + "CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');\n\
-           CREATE FLOW f TRIGGER AVAILABLE NOW AS INSERT INTO o SELECT value FROM STREAM t;\n\
-           CREATE FLOW g TRIGGER AVAILABLE NOW AS INSERT INTO answer SELECT CAST(value AS STRING) AS v FROM STREAM o;";
+        + &flows;
     let outcome = run_script(&script).await;
     outcome.end.unwrap();
     assert_eq!(outcome.lines.last().unwrap()["rows"], json!([{"v": "a"}]));
@@ -94,14 +109,20 @@ async fn a_topic_is_written_and_read_under_one_name() {
 async fn transactions_are_committed() {
     let mocks = mocks(&["a", "b", "c"]);
     let (exactly_once, query) = (", 'topic' 'out', 'exactlyOnce' 'true'", "SELECT value FROM STREAM t");
-    let error = write(&mocks, exactly_once, query, "").await.end.unwrap_err();
-    assert!(error.to_string().contains("needs a checkpoint that outlives the process"), "{error}");
-    let home = tempfile::tempdir().unwrap();
-    let checkpoint = format!("CHECKPOINT '{}'", home.path().join("ck").display());
-    write(&mocks, exactly_once, query, &checkpoint).await.end.unwrap();
+    write(&mocks, exactly_once, query, "").await.end.unwrap();
     let mut texts: Vec<String> = received(&mocks.servers, "out").values().map(Sent::text).collect();
     texts.sort_unstable();
     assert_eq!(texts, ["a", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_must_outlive_the_process() {
+    let mocks = mocks(&["a"]);
+    for options in [", 'topic' 'out'", ", 'topic' 'out', 'exactlyOnce' 'true'"] {
+        let error = write_with(&mocks, options, "SELECT value FROM STREAM t", "").await.end.unwrap_err();
+        assert!(error.to_string().contains("give 'f' a checkpoint"), "{error}");
+    }
+    assert!(received(&mocks.servers, "out").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
