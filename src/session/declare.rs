@@ -105,7 +105,7 @@ impl Inner {
             name,
             mode,
             trigger: clauses.trigger.map_or(self.settings().trigger, trigger),
-            checkpoint: clauses.checkpoint,
+            checkpoint: clauses.checkpoint.or_else(|| table.options.get(CHECKPOINT_LOCATION).map(str::to_string)),
             format: table.format.clone().unwrap_or_default(),
             path: table.location.clone(),
             options: sink_options(&table),
@@ -266,9 +266,12 @@ fn trigger(clause: TriggerClause) -> Trigger {
     }
 }
 
+/// The option of a table that says where a flow into it has its checkpoint, unless the flow says so itself.
+const CHECKPOINT_LOCATION: &str = "checkpointLocation";
+
 pub(super) fn sink_options(table: &TableDefinition) -> Options {
     let mut options = table.options.clone();
-    options.remove("checkpointLocation");
+    options.remove(CHECKPOINT_LOCATION);
     options
 }
 

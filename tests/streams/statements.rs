@@ -203,6 +203,25 @@ async fn watermark_for_counts_wherever_the_table_is_a_stream() {
 }
 
 /// EXPLAIN ANALYZE FLOW tells of a batch: it runs what ends by itself, and says so where there is nothing to tell.
+/// A plain INSERT INTO has no clauses: its table can say where its checkpoint is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tables_own_checkpoint_serves_flows_into_it() {
+    let home = home();
+    let checkpoint = literal(&home.path().join("ck"));
+    let kept = format!(
+        "CREATE EXTERNAL TABLE kept STORED AS CONSOLE OPTIONS ('format' 'json', 'checkpointLocation' '{checkpoint}');\n\
+         INSERT INTO kept SELECT k FROM STREAM ev;\n"
+    );
+    let (first, end) = run(home.path(), &kept).await;
+    end.unwrap();
+    assert!(!last_rows(&first).is_empty());
+    let (again, end) = run(home.path(), &kept).await;
+    end.unwrap();
+    assert!(again.batches().is_empty(), "{:?}", again.batches());
+    let twice = kept + "INSERT INTO kept SELECT k FROM STREAM ev;";
+    refused(&twice, ErrorKind::InvalidQuery, &["have one CHECKPOINT"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_analyze_tells_what_the_last_batch_took() {
     let home = home();
