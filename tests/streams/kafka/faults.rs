@@ -91,6 +91,28 @@ async fn a_query_outlives_its_brokers() {
     assert_eq!(came, sent);
 }
 
+/// A broker that has just begun may not know of a topic yet. What the client was told meanwhile waits where it reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_unknown_for_a_moment_is_not_lost() {
+    let mocks = Mocks::start(1);
+    mocks.topic("t", 2);
+    let hears_at_once = [
+        ("kafka.topic.metadata.refresh.interval.ms", "100"),
+        ("kafka.topic.metadata.propagation.max.ms", "0"),
+        ("failOnDataLoss", "false"),
+    ];
+    let watched = running(&stream(&mocks.servers, &hears_at_once)).await;
+    mocks.send("t", &[Sent::to(0, "a"), Sent::to(1, "b")]);
+    until(&watched, 2).await;
+    for (round, value) in ["c", "d"].into_iter().enumerate() {
+        mocks.cluster.topic_error("t", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        mocks.cluster.topic_error("t", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+        mocks.send("t", &[Sent::to(0, value), Sent::to(1, value)]);
+        until(&watched, 4 + 2 * round).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_whose_brokers_stay_away_ends_and_says_so() {
     let mocks = Mocks::start(1);
