@@ -148,7 +148,8 @@ impl Inner {
                 && place(a) == place(b)
             {
                 return Err(Error::invalid_query(format!(
-                    "the flows '{}' and '{}' have one CHECKPOINT, '{a}': give each its own",
+                    "the flows '{}' and '{}' have one CHECKPOINT, '{a}': give each its own (the table's option {CHECKPOINT_LOCATION} \
+                     serves one flow)",
                     other.name, request.name
                 )));
             }

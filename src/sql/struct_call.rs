@@ -4,6 +4,7 @@
 //! [`all_columns`] of it: a field of a struct that has none, which [`StructOfAll`] plans where the columns are known.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use datafusion::common::{Column, DFSchema, Result as PlanResult, TableReference, plan_err};
@@ -13,7 +14,8 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAcce
 use datafusion::logical_expr::{Expr as LogicalExpr, GetFieldAccess, lit};
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, VisitMut, visit_expressions_mut,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr, VisitMut,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -28,14 +30,27 @@ const UNITING: &[&str] =
 /// unless it has a name by AS. Where structs are to be of one type, as those that are compared are, all have the names of the
 /// first: they are compared field by field in their order, and DataFusion would find fields by their names.
 pub(super) fn name_struct_fields(node: &mut impl VisitMut) {
-    // From within: what stands side by side has its names when its turn comes.
-    let _: ControlFlow<()> = visit_expressions_mut(node, |expr| {
+    let _ = node.visit(&mut Namer);
+}
+
+/// Goes from within: what stands side by side has its names when its turn comes.
+struct Namer;
+
+impl VisitorMut for Namer {
+    type Break = Infallible;
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
         match fields_of(expr) {
             Some(fields) => fields.iter_mut().enumerate().for_each(|(at, field)| name_field(at, field)),
-            None => name_alike(of_one_type(expr)),
+            None => of_one_type(expr).into_iter().for_each(name_alike),
         }
         ControlFlow::Continue(())
-    });
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Infallible> {
+        columns_of(&mut query.body).into_iter().for_each(name_alike);
+        ControlFlow::Continue(())
+    }
 }
 
 fn name_field(at: usize, field: &mut Expr) {
@@ -67,8 +82,8 @@ fn name_alike(operands: Vec<&mut Expr>) {
     }
 }
 
-/// Returns the operands of `expr` that are brought to one type.
-fn of_one_type(expr: &mut Expr) -> Vec<&mut Expr> {
+/// Returns the operands of `expr` that are brought to one type, or to one each.
+fn of_one_type(expr: &mut Expr) -> Vec<Vec<&mut Expr>> {
     use BinaryOperator as Op;
     match expr {
         Expr::BinaryOp {
@@ -77,21 +92,64 @@ fn of_one_type(expr: &mut Expr) -> Vec<&mut Expr> {
             right,
         }
         | Expr::IsDistinctFrom(left, right)
-        | Expr::IsNotDistinctFrom(left, right) => vec![left, right],
-        Expr::InList { expr, list, .. } => std::iter::once(expr.as_mut()).chain(list).collect(),
-        Expr::Between { expr, low, high, .. } => vec![expr, low, high],
-        Expr::Array(array) => array.elem.iter_mut().collect(),
-        Expr::Case { conditions, else_result, .. } => {
-            let results = conditions.iter_mut().map(|when| &mut when.result);
-            results.chain(else_result.as_deref_mut()).collect()
+        | Expr::IsNotDistinctFrom(left, right) => vec![vec![left, right]],
+        Expr::InList { expr, list, .. } => vec![std::iter::once(expr.as_mut()).chain(list).collect()],
+        Expr::InSubquery { expr, subquery, .. } => {
+            let found = columns_of(&mut subquery.body).into_iter().next();
+            vec![std::iter::once(expr.as_mut()).chain(found.into_iter().flatten()).collect()]
+        }
+        Expr::Between { expr, low, high, .. } => vec![vec![expr, low, high]],
+        Expr::Array(array) => vec![array.elem.iter_mut().collect()],
+        Expr::Case { operand, conditions, else_result, .. } => {
+            let cases = conditions.iter_mut().map(|when| (&mut when.condition, &mut when.result));
+            let (looked_for, mut results): (Vec<_>, Vec<_>) = cases.unzip();
+            results.extend(else_result.as_deref_mut());
+            vec![operand.as_deref_mut().into_iter().chain(looked_for).collect(), results]
         }
         Expr::Function(function) if UNITING.contains(&function.name.to_string().to_lowercase().as_str()) => {
             match &mut function.args {
-                FunctionArguments::List(list) => list.args.iter_mut().filter_map(argument).collect(),
+                FunctionArguments::List(list) => vec![list.args.iter_mut().filter_map(argument).collect()],
                 _ => vec![],
             }
         }
         _ => vec![],
+    }
+}
+
+/// Returns what stands in each column of a query: of several SELECTs that are united, or of rows of VALUES.
+fn columns_of(body: &mut SetExpr) -> Vec<Vec<&mut Expr>> {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            let mut columns = columns_of(left);
+            for (column, more) in columns.iter_mut().zip(columns_of(right)) {
+                column.extend(more);
+            }
+            columns
+        }
+        SetExpr::Query(query) => columns_of(&mut query.body),
+        SetExpr::Select(select) => {
+            select.projection.iter_mut().map(|item| selected(item).into_iter().collect()).collect()
+        }
+        SetExpr::Values(values) => {
+            let mut columns: Vec<Vec<&mut Expr>> = Vec::new();
+            for row in &mut values.rows {
+                for (at, value) in row.iter_mut().enumerate() {
+                    match columns.get_mut(at) {
+                        Some(column) => column.push(value),
+                        None => columns.push(vec![value]),
+                    }
+                }
+            }
+            columns
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn selected(item: &mut SelectItem) -> Option<&mut Expr> {
+    match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
+        _ => None,
     }
 }
 
@@ -145,7 +203,7 @@ impl ExprPlanner for StructOfAll {
         }
         let columns = match name.as_str() {
             "" => schema.columns(),
-            relation => columns_of(schema, &TableReference::parse_str(relation))?,
+            relation => relation_columns(schema, &TableReference::parse_str(relation))?,
         };
         let mut names = BTreeSet::new();
         if let Some(twice) = columns.iter().find(|column| !names.insert(column.name())) {
@@ -156,7 +214,7 @@ impl ExprPlanner for StructOfAll {
     }
 }
 
-fn columns_of(schema: &DFSchema, relation: &TableReference) -> PlanResult<Vec<Column>> {
+fn relation_columns(schema: &DFSchema, relation: &TableReference) -> PlanResult<Vec<Column>> {
     let is_of = |of: &Option<&TableReference>| of.is_some_and(|of| of.resolved_eq(relation));
     let columns: Vec<Column> = schema.iter().filter(|(of, _)| is_of(of)).map(Column::from).collect();
     match columns.is_empty() {

@@ -11,8 +11,8 @@ mod recorded {
     use std::io::{self, Write};
     use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
-    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{LazyLock, Mutex, PoisonError};
     use std::time::UNIX_EPOCH;
 
     static FOLDER: LazyLock<Option<PathBuf>> =
@@ -51,9 +51,11 @@ mod recorded {
 
     /// A record that cannot be kept would make a test say what it has not seen.
     fn note(write: impl FnOnce(&Path) -> io::Result<()>) {
-        if let Some(folder) = FOLDER.as_deref()
-            && let Err(error) = write(folder)
-        {
+        // One after the other: of two threads that sync a folder, the one that saw less must not be the last to say what it saw.
+        static TURN: Mutex<()> = Mutex::new(());
+        let Some(folder) = FOLDER.as_deref() else { return };
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = write(folder) {
             tracing::error!(%error, "cannot record what is durable");
             std::process::abort();
         }

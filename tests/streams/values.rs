@@ -83,6 +83,14 @@ async fn structs_are_compared_by_place() {
         ("struct(t.a, t.b) IS DISTINCT FROM (struct(1, 2))", "false"),
         ("struct(t.a) IN (struct(u.a), struct(u.b))", "true"),
         ("to_json(CASE WHEN t.a > 1 THEN struct(t.a) ELSE struct(u.a + 1) END)", r#"{"a":3}"#),
+        ("to_json(CASE struct(t.a) WHEN struct(u.b) THEN struct(t.a) ELSE struct(t.b) END)", r#"{"a":1}"#),
+        (
+            "(SELECT count(*) FROM (VALUES (1, 2)) AS v(a, b) WHERE struct(a, b) IN (SELECT struct(b, a) FROM \
+             (VALUES (2, 1)) AS w(a, b)))",
+            "1",
+        ),
+        ("(SELECT max(to_json(s)) FROM (SELECT struct(1 AS a) AS s UNION ALL SELECT struct(2 AS b)))", r#"{"a":2}"#),
+        ("(SELECT max(to_json(s)) FROM (VALUES (struct(1 AS a)), (struct(2 AS b))) AS w(s))", r#"{"a":2}"#),
         ("to_json(array(struct(t.a), struct(t.b)))", r#"[{"a":1},{"a":2}]"#),
         ("to_json(struct(struct(t.a) AS \"X\", struct(t.b) AS Y))", r#"{"X":{"a":1},"y":{"b":2}}"#),
     ] {

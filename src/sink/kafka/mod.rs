@@ -148,7 +148,7 @@ impl Sink for KafkaSink {
         let (batch_id, is_written) = (batch.batch_id, producer.is_written(batch.batch_id));
         if !is_written {
             let begins = Arc::clone(&producer);
-            blocking(move || begins.begin()).await?;
+            blocking(move || begins.begin(batch_id)).await?;
         }
         let partitions = batch.partitions.into_iter().map(|mut partition| {
             let (producer, shape) = (Arc::clone(&producer), Arc::clone(&self.shape));

@@ -36,7 +36,7 @@ const TOPIC_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a broker may be silent before its connection is given up. librdkafka's own, but not with transactions.
 const SOCKET_MS: u64 = 60_000;
 
-/// How old a mark may become while batches have no rows: brokers keep it for a week.
+/// How old a mark may be when a batch begins: brokers keep it for a week.
 const MARK_AGE: Duration = Duration::from_secs(24 * 3_600);
 
 /// Pause while the producer's queue is full.
@@ -159,8 +159,9 @@ impl Producer {
         match &settings.mark_topic {
             Some(topic) if settings.exactly_once => {
                 let opened = opened.with_transactions(id, topic, &context.query_id, longest)?;
-                opened.check_mark(context.next_batch_id)?;
-                opened.note(context.next_batch_id)?;
+                opened.check_mark(context)?;
+                // There is a mark before there is a batch; what is in doubt stays so.
+                opened.note(opened.in_doubt.and_then(|_| opened.written()).unwrap_or(context.next_batch_id))?;
                 Ok(opened)
             }
             _ => Ok(opened),
@@ -224,9 +225,12 @@ impl Producer {
     }
 
     /// Checks that the checkpoint is not older than what is in Kafka, and that it can be told what is.
-    fn check_mark(&self, next_batch_id: i64) -> Result<()> {
-        let id = self.id();
+    fn check_mark(&self, context: &SinkContext) -> Result<()> {
+        let (id, next_batch_id) = (self.id(), context.next_batch_id);
+        // A sink that comes to a query that has run before: had it begun any batch, there would be a mark.
+        let is_new = next_batch_id > 0 && context.first_batch_id == next_batch_id;
         match (self.written(), self.in_doubt) {
+            (None, _) if is_new => Ok(()),
             (None, Some(batch_id)) => Err(Error::incompatible(format!(
                 "kafka sink: whether batch {batch_id} was written cannot be told, because the consumer group '{id}' does not \
                  know of this query: it expired (offsets.retention.minutes), was deleted, or kafka.transactional.id was \
@@ -246,12 +250,10 @@ impl Producer {
         }
     }
 
-    /// Begins a run by noting where it stands: so there is a mark before there is a batch, and one that does not expire
-    /// while nobody runs. What is in doubt stays so.
-    fn note(&self, next_batch_id: i64) -> Result<()> {
+    /// Notes that `next` is the first batch that is not in Kafka.
+    fn note(&self, next: i64) -> Result<()> {
         let Some(transactions) = &self.transactions else { return Ok(()) };
-        let next = self.in_doubt.and_then(|_| self.written()).unwrap_or(next_batch_id);
-        self.begin()?;
+        self.begin_transaction(transactions)?;
         let noted = self.commit(transactions, next);
         if noted.is_err() {
             self.give_up();
@@ -274,13 +276,18 @@ impl Producer {
     ///
     /// # Errors
     /// `Fenced` where another producer has taken over.
-    pub(super) fn begin(&self) -> Result<()> {
+    pub(super) fn begin(&self, batch_id: i64) -> Result<()> {
         *locked(&self.producer.context().failed) = None;
-        if let Some(transactions) = &self.transactions {
-            *locked(&transactions.begun) = Stopwatch::start();
-            self.producer.begin_transaction().map_err(|e| self.failed("beginning a transaction", &e))?;
+        let Some(transactions) = &self.transactions else { return Ok(()) };
+        if locked(&transactions.noted).elapsed() >= MARK_AGE {
+            self.note(batch_id)?;
         }
-        Ok(())
+        self.begin_transaction(transactions)
+    }
+
+    fn begin_transaction(&self, transactions: &Transactions) -> Result<()> {
+        *locked(&transactions.begun) = Stopwatch::start();
+        self.producer.begin_transaction().map_err(|e| self.failed("beginning a transaction", &e))
     }
 
     /// Puts a row into the queue.
@@ -338,7 +345,7 @@ impl Producer {
         let acknowledged =
             self.check().and_then(|()| flushed.map_err(|e| self.failed("waiting for messages to be acknowledged", &e)));
         let Some(transactions) = &self.transactions else { return acknowledged };
-        if rows == 0 && locked(&transactions.noted).elapsed() < MARK_AGE {
+        if rows == 0 {
             self.give_up();
             return acknowledged;
         }

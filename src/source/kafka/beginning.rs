@@ -1,8 +1,6 @@
 //! Where a query begins that has read nothing yet: from the options and from what the brokers hold.
 
-use std::collections::BTreeSet;
-
-use super::cluster::{Cluster, Trouble};
+use super::cluster::{Cluster, Topics, Trouble};
 use super::offsets::{Offsets, TopicPartition};
 use super::settings::{Settings, Starting, Subscription};
 use crate::error::{Error, Result};
@@ -14,7 +12,7 @@ use crate::error::{Error, Result};
 /// there is.
 pub(super) fn initial_offsets(cluster: &Cluster, settings: &Settings) -> Result<Offsets, Trouble> {
     let within = settings.client.timeout;
-    let partitions = cluster.partitions(&BTreeSet::new(), within)?;
+    let partitions = cluster.partitions(&Topics::default(), within)?;
     all_there(&settings.subscription, &partitions)?;
     if partitions.is_empty() {
         tracing::warn!("kafka source: no topic matches {} yet", settings.subscription);

@@ -22,6 +22,15 @@ pub(super) const LATE: Duration = Duration::from_millis(2_500);
 /// Topics of the brokers' own, which no pattern means.
 const INTERNAL: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
 
+/// What is known of topics before the brokers are asked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Topics {
+    /// Those that were there: brokers that do not name them are asked again.
+    pub(super) there: BTreeSet<String>,
+    /// Those that were not, which was told: nobody waits for them.
+    pub(super) gone: BTreeSet<String>,
+}
+
 /// What went wrong, and whether trying again may help.
 #[derive(Debug)]
 pub(super) struct Trouble {
@@ -123,28 +132,29 @@ impl Cluster {
         result.map_err(|error| self.trouble(what, &error))
     }
 
-    /// Returns the partitions that are read. Of those that a pattern finds, `known` has topics that were there before.
+    /// Returns the partitions that are read; `topics` are those of before.
     ///
     /// # Errors
     /// `Unavailable` where brokers do not answer within `within`, or a topic that was named does not exist.
-    pub(super) fn partitions(
-        &self,
-        known: &BTreeSet<String>,
-        within: Duration,
-    ) -> Result<Vec<TopicPartition>, Trouble> {
+    pub(super) fn partitions(&self, topics: &Topics, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
+        let begun = Stopwatch::start();
+        let of_topic = |topic: &str| {
+            let patience = if topics.gone.contains(topic) { Duration::ZERO } else { LATE };
+            self.of_topic(topic, begun, patience, within)
+        };
         match &self.settings.subscription {
             Subscription::Partitions(partitions) => {
-                let topics: BTreeSet<&str> = partitions.iter().map(|of| of.topic.as_str()).collect();
+                let named: BTreeSet<&str> = partitions.iter().map(|of| of.topic.as_str()).collect();
                 let mut there = Vec::new();
-                for topic in topics {
-                    there.extend(self.of_topic(topic, within)?);
+                for topic in named {
+                    there.extend(of_topic(topic)?);
                 }
                 Ok(there.into_iter().filter(|of| partitions.contains(of)).collect())
             }
-            Subscription::Topics(topics) => {
+            Subscription::Topics(named) => {
                 let mut all = Vec::new();
-                for topic in topics {
-                    all.extend(self.of_topic(topic, within)?);
+                for topic in named {
+                    all.extend(of_topic(topic)?);
                 }
                 Ok(all)
             }
@@ -153,7 +163,7 @@ impl Cluster {
                     self.insist("listing topics", within, |left| self.consumer.fetch_metadata(None, left))?;
                 let is_read = |name: &str| regex.is_match(name) && !INTERNAL.contains(&name);
                 let mut unsure: BTreeSet<&str> =
-                    known.iter().map(String::as_str).filter(|name| is_read(name)).collect();
+                    topics.there.iter().map(String::as_str).filter(|name| is_read(name)).collect();
                 let mut all = Vec::new();
                 for topic in metadata.topics().iter().filter(|topic| is_read(topic.name())) {
                     let ids = topic.partitions().iter().map(|partition| partition.id());
@@ -167,18 +177,29 @@ impl Cluster {
                 }
                 for topic in unsure {
                     all.retain(|of| of.topic != topic);
-                    all.extend(self.of_topic(topic, within)?);
+                    match of_topic(topic) {
+                        Ok(partitions) => all.extend(partitions),
+                        // Nor does the list have those that may not be seen any more, with which it is as if they were gone.
+                        Err(trouble) if code(&trouble) == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {}
+                        Err(trouble) => return Err(trouble),
+                    }
                 }
                 Ok(all)
             }
         }
     }
 
-    fn of_topic(&self, topic: &str, within: Duration) -> Result<Vec<TopicPartition>, Trouble> {
+    fn of_topic(
+        &self,
+        topic: &str,
+        begun: Stopwatch,
+        patience: Duration,
+        within: Duration,
+    ) -> Result<Vec<TopicPartition>, Trouble> {
         let what = format!("looking up topic '{topic}'");
-        let begun = Stopwatch::start();
-        let partitions = self
-            .insist(&what, within, |left| partitions_of(self.consumer.client(), topic, begun.elapsed(), LATE, left));
+        let partitions = self.insist(&what, within, |left| {
+            partitions_of(self.consumer.client(), topic, begun.elapsed(), patience, left)
+        });
         match partitions {
             Ok(ids) => Ok(ids.into_iter().map(|partition| TopicPartition { topic: topic.into(), partition }).collect()),
             // A topic that is gone has no partitions; whether that is an error depends on who asks.
@@ -244,11 +265,14 @@ impl Cluster {
     }
 }
 
-fn is_unknown(trouble: &Trouble) -> bool {
+fn code(trouble: &Trouble) -> Option<RDKafkaErrorCode> {
     let source = std::error::Error::source(&trouble.error).and_then(|source| source.downcast_ref::<KafkaError>());
-    let code = source.and_then(code_of);
+    source.and_then(code_of)
+}
+
+fn is_unknown(trouble: &Trouble) -> bool {
     matches!(
-        code,
+        code(trouble),
         Some(
             RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic

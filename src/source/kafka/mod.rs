@@ -15,7 +15,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::SendableRecordBatchStream;
 
 use self::beginning::{all_named, all_there, initial_offsets};
-use self::cluster::{Cluster, Trouble};
+use self::cluster::{Cluster, Topics, Trouble};
 use self::offsets::{KafkaOffset, Offsets, Range, TopicPartition, cut, limited, ranges};
 use self::reader::{Readers, report_loss};
 use self::rows::Columns;
@@ -139,6 +139,19 @@ struct State {
     planned_ms: Option<i64>,
 }
 
+impl State {
+    /// Notes partitions of which something was read.
+    fn were_read<'a>(&mut self, partitions: impl Iterator<Item = &'a TopicPartition>) {
+        let there = partitions.filter(|of| !self.missing.contains(of)).map(|of| of.topic.clone());
+        self.topics.extend(there);
+    }
+
+    fn known_topics(&self) -> Topics {
+        let gone = self.missing.iter().map(|of| of.topic.clone()).filter(|topic| !self.topics.contains(topic));
+        Topics { there: self.topics.clone(), gone: gone.collect() }
+    }
+}
+
 impl KafkaSource {
     fn clients(&self) -> Result<Clients> {
         let clients = locked(&self.clients).clone();
@@ -174,7 +187,7 @@ impl KafkaSource {
         // Brokers that are slow to answer are given more time, once they have been waited for.
         let silent = locked(&self.state).silent.map_or(Duration::ZERO, |(since, _)| since.elapsed());
         let within = if must_answer { self.settings.patience } else { silent.clamp(GLANCE, LONGEST_GLANCE) };
-        let topics = locked(&self.state).topics.clone();
+        let topics = locked(&self.state).known_topics();
         let answer = self
             .ask(move |cluster| {
                 let partitions = cluster.partitions(&topics, within)?;
@@ -187,7 +200,7 @@ impl KafkaSource {
                 if let Some((since, _)) = state.silent.take() {
                     tracing::info!("{}: the brokers answer again, after {:?}", self.description(), since.elapsed());
                 }
-                state.topics.extend(latest.keys().map(|of| of.topic.clone()));
+                state.topics = latest.keys().map(|of| of.topic.clone()).collect();
                 state.latest = Some(latest.clone());
                 Ok(Some(latest))
             }
@@ -302,13 +315,14 @@ impl Source for KafkaSource {
         } else {
             let (within, subscription) = (self.settings.client.timeout, self.settings.subscription.clone());
             let there =
-                self.ask(move |cluster| cluster.partitions(&BTreeSet::new(), within)).await?.map_err(Error::from)?;
+                self.ask(move |cluster| cluster.partitions(&Topics::default(), within)).await?.map_err(Error::from)?;
             if self.settings.fail_on_data_loss {
                 all_there(&subscription, &there)?;
             }
             Offsets::new()
         };
-        *locked(&self.state) = State { initial, ..State::default() };
+        let topics = initial.keys().map(|of| of.topic.clone()).collect();
+        *locked(&self.state) = State { initial, topics, ..State::default() };
         let ends = self.end().await?;
         locked(&self.state).ends = ends;
         Ok(())
@@ -322,7 +336,7 @@ impl Source for KafkaSource {
 
     async fn plan(&self, start: Option<&Offset>, limit: ReadLimit) -> Result<Option<Planned>> {
         let start = start.map(KafkaOffset::parse).transpose()?.map(|start| start.topics);
-        locked(&self.state).topics.extend(start.iter().flatten().map(|(of, _)| of.topic.clone()));
+        locked(&self.state).were_read(start.iter().flat_map(Offsets::keys));
         let is_bounded = limit == ReadLimit::All || locked(&self.state).fixed.is_some();
         let Some(latest) = self.look(is_bounded).await? else { return Ok(None) };
         let (begins, first) = self.begins(start.as_ref(), &latest).await?;
@@ -413,5 +427,30 @@ impl Source for KafkaSource {
         if let Err(error) = closing.await {
             tracing::warn!("{}: {error}", self.description());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(topic: &str) -> TopicPartition {
+        TopicPartition { topic: topic.into(), partition: 0 }
+    }
+
+    /// A topic that is gone, which was told, is not waited for in every batch.
+    #[test]
+    fn what_is_known_to_be_gone_is_not_asked_for_again() {
+        let mut state = State::default();
+        let read = [partition("a"), partition("b")];
+        state.were_read(read.iter());
+        assert_eq!(state.known_topics().there.len(), 2);
+        assert!(state.known_topics().gone.is_empty());
+        // The brokers named a alone.
+        state.topics = ["a".to_string()].into();
+        state.missing.insert(partition("b"));
+        state.were_read(read.iter());
+        let Topics { there, gone } = state.known_topics();
+        assert_eq!((there, gone), (["a".to_string()].into(), ["b".to_string()].into()));
     }
 }

@@ -228,7 +228,11 @@ impl Client {
             // One that failed before may be assigned still.
             self.unassign(of);
             // Its messages have a queue of their own before they come. What is unassigned may be forgotten with its queue.
-            early.extend(self.queue(of).map(|queue| (of, queue)));
+            if let Some(queue) = self.queue(of) {
+                // What it was told before is settled.
+                while queue.poll(Duration::ZERO).is_some() {}
+                early.insert(of, queue);
+            }
         }
         self.consumer.incremental_assign(&list).map_err(|e| {
             let names: Vec<String> = starts.keys().map(TopicPartition::name).collect();
@@ -352,7 +356,8 @@ impl Reading<'_> {
         }
         let mut left = Left::Unknown;
         let (mut heard, mut mentioned) = (Stopwatch::start(), Stopwatch::start());
-        let (mut wait, mut trusted) = (POLL_MIN, TRUSTED);
+        let fetch_ms = self.settings.client.get("fetch.wait.max.ms").and_then(|ms| ms.parse().ok()).unwrap_or_default();
+        let (mut wait, mut trusted) = (POLL_MIN, TRUSTED + 2 * Duration::from_millis(fetch_ms));
         while next < end {
             match reader.queue.poll(wait) {
                 Some(Ok(message)) => {

@@ -125,6 +125,37 @@ async fn a_checkpoint_must_outlive_the_process() {
     assert!(received(&mocks.servers, "out").is_empty());
 }
 
+/// A query may begin to keep late rows while a batch is in doubt: of that the new sink has written nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_rows_can_be_kept_exactly_once_from_any_batch_on() {
+    let mocks = mocks(&[]);
+    let home = tempfile::tempdir().unwrap();
+    let run = async |minute: u8, clauses: &str| {
+        mocks.send("t", &[Sent::to(0, format!("{{\"ts\":\"2026-01-01T00:{minute:02}:00\"}}"))]);
+        let options = [("subscribe", "t"), ("startingOffsets", "earliest"), ("format", "json")];
+        let script = table("t", "(ts TIMESTAMP)", &mocks.servers, &options)
+            + &format!(
+                "CREATE EXTERNAL TABLE o STORED AS KAFKA OPTIONS ('kafka.bootstrap.servers' '{}', 'topic' 'out',\n\
+                 'exactlyOnce' 'true', 'format' 'json');\n\
+                 CREATE EXTERNAL TABLE answer STORED AS CONSOLE OPTIONS ('format' 'json');\n\
+                 CREATE FLOW f {clauses} TRIGGER AVAILABLE NOW {} AS INSERT INTO answer\n\
+                 SELECT window.start AS ws, count(*) AS n FROM STREAM t WATERMARK ts DELAY OF INTERVAL 1 MINUTE\n\
+                 GROUP BY window(ts, '1 minute');",
+                mocks.servers,
+                checkpoint(&home)
+            );
+        run_script(&script).await.end.unwrap();
+    };
+    run(10, "").await;
+    run(20, "").await;
+    let commits = std::fs::read_dir(home.path().join("ck/commits")).unwrap();
+    let number = |path: &std::path::PathBuf| path.file_name()?.to_str()?.parse::<i64>().ok();
+    let newest = commits.map(|entry| entry.unwrap().path()).max_by_key(number).unwrap();
+    std::fs::remove_file(newest).unwrap();
+    run(1, "LATE ROWS INTO o").await;
+    assert_eq!(received(&mocks.servers, "out").len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_message_is_told_before_anything_runs() {
     let mocks = mocks(&[]);
