@@ -30,6 +30,7 @@ use crate::source::decode::corrupt_column;
 use crate::storage::{DurableStore, blocking, read_checked, write_checked};
 
 mod beginning;
+mod client;
 mod cluster;
 mod offsets;
 mod reader;
