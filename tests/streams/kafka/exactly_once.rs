@@ -1,7 +1,7 @@
 //! Kafka → windowed count → Parquet, and Kafka → Kafka in transactions, while the process is killed and the broker bounced
 //! at random: nothing is lost, nothing comes twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::producer::Producer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::cluster::{Real, Sent, received, send, table};
+use super::cluster::{Real, SOON, Sent, producer, received, send, table, write};
 use crate::answer::{Bag, bag, difference};
 use crate::disk::{Table, literal};
 use crate::kill::Dice;
@@ -66,13 +67,15 @@ impl Trial {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// Kills it at random moments until it ends by itself. Returns how many kills hit.
+    /// Kills it at random moments until that is enough, and it ends by itself. Returns how many kills hit. `feed` sends more,
+    /// and says whether there is more to be sent.
     #[allow(clippy::disallowed_methods)] // a process is killed in real time
-    fn under_fire(&self, dice: &mut Dice, kills_at_least: usize) -> usize {
+    fn under_fire(&self, dice: &mut Dice, kills_at_least: usize, mut feed: impl FnMut() -> bool) -> usize {
         let mut kills = 0;
-        for _ in 0..200 {
+        for _ in 0..300 {
+            let is_enough = !feed() && kills >= kills_at_least;
             let mut child = self.start();
-            let longest = if kills < kills_at_least { 900 } else { 60_000 };
+            let longest = if is_enough { 60_000 } else { 900 };
             let deadline = std::time::Instant::now()
                 + Duration::from_millis(30)
                 + Duration::from_millis(longest).mul_f64(dice.fraction());
@@ -84,7 +87,7 @@ impl Trial {
                 }
             };
             match ended {
-                Some(status) if status.success() && kills >= kills_at_least => return kills,
+                Some(status) if status.success() && is_enough => return kills,
                 // The broker was away for too long for it, or for a transaction of it; or it was done before a kill hit.
                 Some(status) => assert!(status.code().is_some(), "{status}: {}", self.log()),
                 None => {
@@ -121,19 +124,37 @@ impl Bouncer {
         Self { stop, bounces, thread: Some(thread) }
     }
 
+    /// How often the broker was bounced.
+    fn bounces(&self) -> usize {
+        self.bounces.load(Ordering::SeqCst)
+    }
+
     /// Stops, and returns how often the broker was bounced; it is up.
     fn stop(mut self) -> usize {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.take().unwrap().join().unwrap();
-        self.bounces.load(Ordering::SeqCst)
+        self.bounces()
     }
 }
 
-/// Runs a trial while the broker is bounced, and shows that something was.
-fn trial_by_fire(trial: &Trial) {
+/// Runs a trial while the broker is bounced. A portion of the messages comes before each run, the last ones when the broker
+/// was bounced twice, so that there is something to do whenever something happens.
+fn trial_by_fire(trial: &Trial, real: &Real, topic: &str) {
     let seed = seed();
     let bouncer = Bouncer::start(Dice(seed));
-    let kills = trial.under_fire(&mut Dice(seed ^ 0xf1e1d), 12);
+    let producer = producer(&real.servers, &[("enable.idempotence", "true")]);
+    let messages = messages();
+    let mut portions = messages.chunks(messages.len() / 16).collect::<VecDeque<_>>();
+    let feed = || {
+        if (portions.len() > 4 || bouncer.bounces() >= 2)
+            && let Some(portion) = portions.pop_front()
+        {
+            write(&producer, topic, portion);
+            producer.flush(SOON).unwrap();
+        }
+        !portions.is_empty()
+    };
+    let kills = trial.under_fire(&mut Dice(seed ^ 0xf1e1d), 12, feed);
     let bounces = bouncer.stop();
     eprintln!("seed {seed}: {kills} kills, {bounces} bounces");
     assert!(kills >= 12 && bounces >= 2, "{kills} kills and {bounces} bounces show nothing");
@@ -162,19 +183,11 @@ fn copied(real: &Real, topic: &str, target: &str, folder: &std::path::Path) -> S
         )
 }
 
-/// Fills a topic of its own.
-async fn filled(real: &Real) -> String {
-    let topic = real.topic("fire", PARTITIONS).await;
-    let (servers, filled) = (real.servers.clone(), topic.clone());
-    tokio::task::spawn_blocking(move || send(&servers, &filled, &messages())).await.unwrap();
-    topic
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
 async fn a_windowed_count_reaches_parquet_exactly_once() {
     let real = Real::find();
-    let topic = filled(&real).await;
+    let topic = real.topic("fire", PARTITIONS).await;
     let trial = Trial::new(|folder| {
         source(&real.servers, &topic)
             + &format!(
@@ -187,7 +200,7 @@ async fn a_windowed_count_reaches_parquet_exactly_once() {
             )
     });
     let trial = tokio::task::spawn_blocking(move || {
-        trial_by_fire(&trial);
+        trial_by_fire(&trial, &real, &topic);
         trial
     })
     .await
@@ -216,12 +229,12 @@ fn out(trial: &Trial) -> PathBuf {
 #[ignore = "needs a real Kafka: tests/services/kafka.sh up"]
 async fn messages_reach_another_topic_exactly_once() {
     let real = Real::find();
-    let topic = filled(&real).await;
+    let topic = real.topic("fire", PARTITIONS).await;
     let target = real.topic("fire-out", PARTITIONS).await;
     let trial = Trial::new(|folder| copied(&real, &topic, &target, folder));
-    let trial = tokio::task::spawn_blocking(move || {
-        trial_by_fire(&trial);
-        trial
+    let (trial, real) = tokio::task::spawn_blocking(move || {
+        trial_by_fire(&trial, &real, &topic);
+        (trial, real)
     })
     .await
     .unwrap();
