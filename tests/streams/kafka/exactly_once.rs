@@ -142,7 +142,10 @@ impl Bouncer {
 fn trial_by_fire(trial: &Trial, real: &Real, topic: &str) {
     let seed = seed();
     let bouncer = Bouncer::start(Dice(seed));
-    let producer = producer(&real.servers, &[("enable.idempotence", "true")]);
+    // It is there again soon after the broker is, and sends nothing twice.
+    let settings =
+        [("enable.idempotence", "true"), ("reconnect.backoff.max.ms", "250"), ("retry.backoff.max.ms", "250")];
+    let producer = producer(&real.servers, &settings);
     let messages = messages();
     let mut portions = messages.chunks(messages.len() / 16).collect::<VecDeque<_>>();
     let feed = || {
@@ -150,7 +153,7 @@ fn trial_by_fire(trial: &Trial, real: &Real, topic: &str) {
             && let Some(portion) = portions.pop_front()
         {
             write(&producer, topic, portion);
-            producer.flush(SOON).unwrap();
+            producer.flush(4 * SOON).unwrap();
         }
         !portions.is_empty()
     };
