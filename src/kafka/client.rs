@@ -137,6 +137,12 @@ pub(crate) fn is_transient(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// Returns whether the brokers say that there is no such topic or partition.
+pub(crate) fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+}
+
 /// Tries until it works, cannot work, or `within` is over; an attempt is told how long it may take. `events` tell of what
 /// no attempt can mend.
 ///
@@ -225,7 +231,7 @@ pub(crate) fn failure(what: &str, error: &KafkaError, settings: &ClientSettings,
         Some(Code::SSL) => {
             (ErrorKind::Unavailable, format!("no TLS connection to {servers}{trouble}; check kafka.ssl.*"))
         }
-        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
+        Some(code) if is_unknown(code) => {
             (ErrorKind::Unavailable, "there is no such topic or partition; create it, or mend the name".into())
         }
         Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => (

@@ -6,6 +6,6 @@ mod client;
 mod config;
 mod stopwatch;
 
-pub(crate) use client::{ClientEvents, code_of, failure, is_transient, partitions_of, patiently};
+pub(crate) use client::{ClientEvents, code_of, failure, is_transient, is_unknown, partitions_of, patiently};
 pub(crate) use config::{ClientSettings, TABLE_OPTIONS, refused};
 pub(crate) use stopwatch::Stopwatch;

@@ -140,8 +140,7 @@ impl Producer {
             ("transaction.timeout.ms", longest_ms.as_str()),
             ("socket.timeout.ms", socket_ms.as_str()),
         ];
-        let (fixed, more) = transactional.split_at(if settings.exactly_once { 1 } else { 0 });
-        let more = if settings.exactly_once { more } else { &[] };
+        let (fixed, more) = if settings.exactly_once { transactional.split_at(1) } else { Default::default() };
         let config = client.with(&[&defaults[..], more].concat(), fixed);
         let producer = config
             .create_with_context::<_, ThreadedProducer<Deliveries>>(Deliveries::default())

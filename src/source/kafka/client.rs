@@ -66,45 +66,30 @@ impl Client {
                 .map_err(|e| failed(&format!("topic '{topic}'"), &e))?;
         }
         let mut list = TopicPartitionList::new();
-        let mut early = BTreeMap::new();
+        let mut readers = BTreeMap::new();
         for (of, start) in starts {
             list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*start)).map_err(|e| failed(of, &e))?;
             // One that failed before may be assigned still.
             self.unassign(of);
             // Its messages have a queue of their own before they come. What is unassigned may be forgotten with its queue.
-            if let Some(queue) = self.queue(of) {
-                // What it was told before is settled.
-                while queue.poll(Duration::ZERO).is_some() {}
-                early.insert(of, queue);
-            }
+            let Some(queue) = self.consumer.split_partition_queue(&of.topic, of.partition) else {
+                return Err(failed(of, &KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)));
+            };
+            // What it was told before is settled.
+            while queue.poll(Duration::ZERO).is_some() {}
+            readers.insert(of.clone(), PartitionReader { queue, position: Some(*start), ahead: None });
         }
         self.consumer.incremental_assign(&list).map_err(|e| {
             let names: Vec<String> = starts.keys().map(TopicPartition::name).collect();
             failed(&names.join(", "), &e)
         })?;
-        let reader = |(of, start): (&TopicPartition, &i64)| {
-            let queue = match early.remove(of) {
-                Some(queue) => queue,
-                // What came until now went elsewhere: seeking lets it come again.
-                None => match self.queue(of) {
-                    Some(queue) => self.seek(of, *start, settings.patience, settings).map(|()| queue)?,
-                    None => return Err(failed(of, &KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition))),
-                },
-            };
-            Ok((of.clone(), PartitionReader { queue, position: Some(*start), ahead: None }))
-        };
-        starts.iter().map(reader).collect()
+        Ok(readers)
     }
 
     /// Begins to fetch one partition.
     pub(super) fn assign_one(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<PartitionReader> {
         let mut readers = self.assign(&Offsets::from([(of.clone(), start)]), settings)?;
         readers.remove(of).ok_or_else(|| Error::internal(format!("kafka source: {of} was not begun")))
-    }
-
-    /// Returns the queue that has only messages of one partition, and makes it so.
-    fn queue(&self, of: &TopicPartition) -> Option<PartitionQueue<ClientEvents>> {
-        self.consumer.split_partition_queue(&of.topic, of.partition)
     }
 
     /// Fetches no more of a partition.
@@ -127,14 +112,14 @@ impl Client {
         settings: &Settings,
     ) -> Result<()> {
         reader.ahead = None;
-        if self.seek(of, start, SEEK, settings).is_err() {
+        if self.seek(of, start, settings).is_err() {
             // A client that has stopped to fetch does not seek.
             *reader = self.assign_one(of, start, settings)?;
         }
         Ok(())
     }
 
-    fn seek(&self, of: &TopicPartition, start: i64, within: Duration, settings: &Settings) -> Result<()> {
+    fn seek(&self, of: &TopicPartition, start: i64, settings: &Settings) -> Result<()> {
         let begun = Stopwatch::start();
         loop {
             self.events().listen(&self.consumer);
@@ -142,7 +127,7 @@ impl Client {
             match sought {
                 Ok(()) => return Ok(()),
                 // The partition is assigned by another thread: it may not have begun.
-                Err(_) if begun.elapsed() < within => std::thread::sleep(Duration::from_millis(2)),
+                Err(_) if begun.elapsed() < SEEK => std::thread::sleep(Duration::from_millis(2)),
                 Err(error) => {
                     let what = format!("reading {of} from offset {start}");
                     return Err(failure(&what, &error, &settings.client, self.events()));

@@ -14,7 +14,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::offsets::{Offsets, TopicPartition};
 use super::settings::{Settings, Subscription};
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, partitions_of, patiently, refused};
+use crate::kafka::{
+    ClientEvents, Stopwatch, code_of, failure, is_transient, is_unknown, partitions_of, patiently, refused,
+};
 
 /// How long a topic that nobody knows is asked for again: a broker that has just begun may learn of it late.
 pub(super) const LATE: Duration = Duration::from_millis(2_500);
@@ -203,7 +205,7 @@ impl Cluster {
         match partitions {
             Ok(ids) => Ok(ids.into_iter().map(|partition| TopicPartition { topic: topic.into(), partition }).collect()),
             // A topic that is gone has no partitions; whether that is an error depends on who asks.
-            Err(trouble) if is_unknown(&trouble) => Ok(Vec::new()),
+            Err(trouble) if code(&trouble).is_some_and(is_unknown) => Ok(Vec::new()),
             Err(trouble) => Err(trouble),
         }
     }
@@ -268,15 +270,4 @@ impl Cluster {
 fn code(trouble: &Trouble) -> Option<RDKafkaErrorCode> {
     let source = std::error::Error::source(&trouble.error).and_then(|source| source.downcast_ref::<KafkaError>());
     source.and_then(code_of)
-}
-
-fn is_unknown(trouble: &Trouble) -> bool {
-    matches!(
-        code(trouble),
-        Some(
-            RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-        )
-    )
 }

@@ -19,7 +19,7 @@ use super::cluster::LATE;
 use super::offsets::{Offsets, Range, TopicPartition};
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, partitions_of, patiently};
+use crate::kafka::{ClientEvents, Stopwatch, code_of, failure, is_transient, is_unknown, partitions_of, patiently};
 use crate::source::memory::locked;
 
 /// How long a poll waits for a message at first, and at most.
@@ -319,7 +319,7 @@ impl Reading<'_> {
         match listed {
             Ok(listed) => Ok(listed.contains(&self.range.partition)),
             Err(error) => match code_of(&error) {
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
+                Some(code) if is_unknown(code) => Ok(false),
                 Some(code) if is_transient(code) => Ok(true),
                 _ => Err(self.failed(self.range.start, &error)),
             },
@@ -366,11 +366,7 @@ impl Reading<'_> {
                 }
                 Ok(Some(on))
             }
-            Some(
-                RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition,
-            ) => {
+            Some(code) if is_unknown(code) => {
                 // It may have been said long ago, or by a broker that has just begun.
                 if self.exists()? {
                     *reader = self.client.assign_one(&self.range.of(), next, self.settings)?;
